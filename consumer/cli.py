@@ -1,0 +1,171 @@
+"""The command `tidemill`. It reads options, loads the settings and calls what does the work.
+
+Exit codes follow sysexits.h: 0 done, 64 usage, 65 data or state, 70 a defect, 75 the broker, 77 access,
+78 configuration; 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consumer import cli_options as options
+from consumer.cli_replay import replay_command
+from consumer.errors import ConfigError, TidemillError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFECT = 70
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Predict what each user does next from a Kafka topic, and learn from the same stream.",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+config_app = typer.Typer(help="Show the settings, or what settings there are.")
+app.add_typer(config_app, name="config")
+app.command("replay")(replay_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Expected errors are one line on standard error, no traceback."""
+    try:
+        code = typer.main.get_command(app).main(argv, prog_name="tidemill", standalone_mode=False)
+    except TidemillError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _complain(f"{error.format_message()} ({_help_hint(error)})", UsageError.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - the last line of defence: whatever it is, it is a defect and becomes its exit code
+        traceback.print_exc()
+        return DEFECT
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"tidemill: {message}", file=sys.stderr)
+    return code
+
+
+def _help_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see {context.command_path if context else 'tidemill'} --help"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tidemill {version('tidemill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tidemill(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    *,
+    config: options.Config = None,
+    brokers: options.Brokers = None,
+    topic: options.Topic = None,
+    group: options.Group = None,
+    properties: options.Properties = None,
+    sets: options.Sets = None,
+    maps: options.Maps = None,
+    from_beginning: options.FromBeginning = False,
+    init: options.Init = None,
+    max_events: Annotated[int | None, typer.Option(min=1, help="Stop after so many input records.")] = None,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end of the topic.")] = False,
+) -> None:
+    """Run the worker until it is told to stop."""
+    more = ("kafka.auto_offset_reset=earliest",) if from_beginning else ()
+    settings = options.Shared(config, brokers, topic, group, properties, sets, maps, more).settings()
+    options.start_logging(settings)
+    from consumer.run import run_worker
+
+    run_worker(settings, init=init, max_events=max_events, until_end=until_end)
+
+
+@app.command()
+def check(
+    *,
+    config: options.Config = None,
+    brokers: options.Brokers = None,
+    topic: options.Topic = None,
+    group: options.Group = None,
+    properties: options.Properties = None,
+    sets: options.Sets = None,
+    maps: options.Maps = None,
+    sample: Annotated[int, typer.Option(min=0, max=1000, help="Records to decode and show.")] = 5,
+) -> int:
+    """Check settings, broker, topics and rights, and decode a sample of the input."""
+    settings = options.Shared(config, brokers, topic, group, properties, sets, maps).settings()
+    options.start_logging(settings)
+    from consumer.check import check as run_check
+
+    report = run_check(settings, sample=sample)
+    print(report.render())
+    return 0 if report.ok else ConfigError.exit_code
+
+
+@config_app.command("show")
+def config_show(
+    *,
+    config: options.Config = None,
+    brokers: options.Brokers = None,
+    topic: options.Topic = None,
+    group: options.Group = None,
+    properties: options.Properties = None,
+    sets: options.Sets = None,
+    maps: options.Maps = None,
+) -> None:
+    """Print the settings that a run with these options would have, as TOML; secrets as ***."""
+    from consumer.load_settings import show
+
+    print(show(options.Shared(config, brokers, topic, group, properties, sets, maps).settings()), end="")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the settings file."""
+    import json
+
+    from consumer.load_settings import settings_schema
+
+    print(json.dumps(settings_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    *,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="An event log to use instead of the packaged one.")
+    ] = None,
+    events: Annotated[int, typer.Option(min=1, help="Events to use at most.")] = 50_000,
+    report: Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")] = Path("tidemill-demo"),
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the summary as JSON.")] = None,
+) -> None:
+    """Start a local broker, send it real events, run the worker on them, and report."""
+    from deploy.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(file=file, events=events, report=report, json=json))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

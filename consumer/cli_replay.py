@@ -1,0 +1,122 @@
+"""The command `tidemill replay`: which records are read, and what becomes of the summary."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consumer import cli_options as options
+from consumer.cli_values import duration_s, epoch_ms
+from consumer.clock import SystemClock
+from consumer.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumer.ports import Clock
+    from consumer.settings import Settings
+
+TOPIC_PREFIX = "topic:"
+
+
+def replay_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .parquet, .csv or .jsonl file, or topic:NAME.")],
+    *,
+    config: options.Config = None,
+    brokers: options.Brokers = None,
+    group: options.Group = None,
+    properties: options.Properties = None,
+    sets: options.Sets = None,
+    maps: options.Maps = None,
+    from_beginning: options.FromBeginning = False,
+    from_offset: Annotated[int | None, typer.Option(min=0, help="First offset of each partition.")] = None,
+    to_offset: Annotated[int | None, typer.Option(min=0, help="Stop before this offset of each partition.")] = None,
+    from_datetime: Annotated[str | None, typer.Option(metavar="ISO", help="Begin at this record time.")] = None,
+    to_datetime: Annotated[str | None, typer.Option(metavar="ISO", help="Stop before this record time.")] = None,
+    by_duration: Annotated[str | None, typer.Option(metavar="7d|12h|PT1H", help="Begin this long ago.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many input records.")] = None,
+    freeze_after: Annotated[int | None, typer.Option(min=0, help="Learn from so many records, then no more.")] = None,
+    shuffle_ties: Annotated[
+        bool, typer.Option("--shuffle-ties", help="Shuffle (seeded) a user's events of equal time.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Sets worker.seed.")] = None,
+    json: options.Json = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Save the state at the end.")] = None,
+    init: options.Init = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be read, and stop.")] = False,
+) -> None:
+    """Run the pipeline over a file or a topic's past, as fast as it can, and report. Touches no live group."""
+    begin = _begin(from_datetime, by_duration, SystemClock())
+    _check_range(from_beginning=from_beginning, from_offset=from_offset, begin=begin)
+    _check_source(source)
+    file = options.json_target(json)
+    more = () if seed is None else (f"worker.seed={seed}",)
+    settings = options.Shared(config, brokers, None, group, properties, sets, maps, more).settings()
+    chosen: dict[str, Any] = {
+        "source": source,
+        "limit": limit,
+        "from_offset": from_offset,
+        "to_offset": to_offset,
+        "from_datetime": begin,
+        "to_datetime": None if to_datetime is None else epoch_ms(to_datetime, "--to-datetime"),
+        "freeze_after": freeze_after,
+        "shuffle_ties": shuffle_ties,
+        "save": save,
+        "init": init,
+        "report": report,
+        "progress": sys.stderr.isatty(),
+    }
+    if dry_run:
+        print(_plan(settings, chosen))
+    else:
+        _replay(settings, chosen, wants_json=json is not None, file=file)
+
+
+def _replay(settings: Settings, chosen: dict[str, Any], *, wants_json: bool, file: Path | None) -> None:
+    options.start_logging(settings)
+    from consumer.cli_summary import render, write_json
+    from consumer.replay import ReplayOptions, replay
+
+    summary = replay(settings, ReplayOptions(**chosen))
+    if wants_json:
+        write_json(summary, file)
+    if not wants_json or file is not None:
+        print(render(summary))
+
+
+def _begin(from_datetime: str | None, by_duration: str | None, clock: Clock) -> int | None:
+    """The first record time in ms; a duration counts back from now."""
+    if from_datetime is not None and by_duration is not None:
+        raise UsageError("--from-datetime and --by-duration: give one of them")
+    if by_duration is not None:
+        return round((clock.now() - duration_s(by_duration, "--by-duration")) * 1000)
+    return None if from_datetime is None else epoch_ms(from_datetime, "--from-datetime")
+
+
+def _check_range(*, from_beginning: bool, from_offset: int | None, begin: int | None) -> None:
+    if from_beginning + (from_offset is not None) + (begin is not None) > 1:
+        raise UsageError("--from-beginning, --from-offset and --from-datetime or --by-duration: give one of them")
+
+
+def _check_source(source: str) -> None:
+    if source.startswith(TOPIC_PREFIX):
+        if source == TOPIC_PREFIX:
+            raise UsageError("SOURCE 'topic:': name the topic, as in topic:events")
+    elif not Path(source).exists():
+        raise UsageError(f"SOURCE {source!r}: there is no such file; a topic is written topic:{source}")
+
+
+def _plan(settings: Settings, chosen: dict[str, Any]) -> str:
+    """What would be read, and which field comes from where."""
+    from consumer.mapping import field_mapping
+
+    lines = [f"{name}: {value}" for name, value in chosen.items() if value is not None and name != "progress"]
+    if chosen["source"].startswith(TOPIC_PREFIX):
+        lines.append(f"brokers: {settings.kafka.bootstrap_servers}")
+    else:
+        lines.append(f"size: {Path(chosen['source']).stat().st_size:,} bytes")
+    mapped = field_mapping(settings.input).fields.values()
+    lines += [f"{field.name}: from {field.path}" for field in mapped]
+    return "\n".join(lines)

@@ -1,0 +1,26 @@
+"""Kafka: the one place of the project that imports kafka-python.
+
+`KafkaSource` and `KafkaSink` are the worker's doors, `KafkaRangeSource` reads history without a group, `KafkaWriter`
+fills a topic, the functions of `admin` look at topics and make them.
+"""
+
+from consumer.kafka_io.admin import committed_lag, create_topics, probe_transactions, topic_info, topic_rights
+from consumer.kafka_io.options import connection_options
+from consumer.kafka_io.range_source import Bound, KafkaRangeSource
+from consumer.kafka_io.sink import KafkaSink
+from consumer.kafka_io.source import KafkaSource
+from consumer.kafka_io.writer import KafkaWriter
+
+__all__ = [
+    "Bound",
+    "KafkaRangeSource",
+    "KafkaSink",
+    "KafkaSource",
+    "KafkaWriter",
+    "committed_lag",
+    "connection_options",
+    "create_topics",
+    "probe_transactions",
+    "topic_info",
+    "topic_rights",
+]

@@ -1,0 +1,176 @@
+"""Looking at topics, rights and progress, and making topics."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from consumer.clock import SystemClock
+from consumer.errors import AccessError, ConfigError
+from consumer.kafka_io.client import (
+    ConfigResource,
+    ConfigResourceType,
+    IsolationLevel,
+    KafkaAdminClient,
+    KafkaPartition,
+    KafkaProducer,
+    OffsetSpec,
+)
+from consumer.kafka_io.client import errors as k
+from consumer.kafka_io.connect import connect, retry
+from consumer.kafka_io.errors import translate
+from consumer.kafka_io.options import admin_options, transactional_options
+from consumer.ports import TopicInfo, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from consumer.ports import Clock
+    from consumer.settings import KafkaSettings, Settings
+
+_LOOKUP_S = 30.0
+
+
+def require_topics(kafka: KafkaSettings, names: Sequence[str], clock: Clock) -> dict[str, TopicInfo]:
+    """Return what the broker says of the topics. Raises ConfigError that names every missing one and what to do."""
+    with _admin(kafka, clock) as admin:
+        found = _describe(admin, names, clock)
+    missing = [name for name in dict.fromkeys(names) if name not in found]
+    if missing:
+        listed = ", ".join(map(repr, missing))
+        raise ConfigError(
+            f"no such topic: {listed}. Correct the name in the section topics of the settings, or create it with"
+            f" `tidemill check --create` or:\n" + "\n".join(create_command(kafka, name) for name in missing)
+        )
+    return {name: TopicInfo(name, len(topic["partitions"])) for name, topic in found.items()}
+
+
+def create_command(kafka: KafkaSettings, name: str) -> str:
+    """The command of the Kafka distribution that creates a topic."""
+    return f"  kafka-topics.sh --bootstrap-server {kafka.bootstrap_servers} --create --topic {name}"
+
+
+def topic_info(settings: Settings, names: Sequence[str], *, clock: Clock | None = None) -> dict[str, TopicInfo]:
+    """Return partitions and configuration of those topics that exist. Raises AccessError where they cannot be seen."""
+    clock = clock or SystemClock()
+    with _admin(settings.kafka, clock) as admin:
+        found = _describe(admin, names, clock)
+        configs = _configs(admin, list(found), clock) if found else {}
+    return {name: TopicInfo(name, len(t["partitions"]), configs.get(name, {})) for name, t in found.items()}
+
+
+def topic_rights(settings: Settings, names: Sequence[str], *, clock: Clock | None = None) -> dict[str, frozenset[str]]:
+    """What this user may do with each existing topic, e.g. READ and WRITE, in Kafka's words."""
+    clock = clock or SystemClock()
+    with _admin(settings.kafka, clock) as admin:
+        found = _describe(admin, names, clock)
+    return {name: frozenset(topic.get("authorized_operations") or ()) for name, topic in found.items()}
+
+
+def create_topics(
+    settings: Settings,
+    topics: Mapping[str, int],
+    config: Mapping[str, str] | None = None,
+    *,
+    replication: int = -1,
+    clock: Clock | None = None,
+) -> list[str]:
+    """Create topics with so many partitions each and return the names of those that did not exist before.
+
+    Returns when every partition has a leader. `replication` -1 leaves it to the broker.
+    """
+    clock = clock or SystemClock()
+    with _admin(settings.kafka, clock) as admin:
+        existing = _describe(admin, list(topics), clock)
+        wanted = {name: partitions for name, partitions in topics.items() if name not in existing}
+        for name, partitions in wanted.items():
+            _create(
+                admin, name, {"num_partitions": partitions, "replication_factor": replication, "configs": config or {}}
+            )
+        retry(lambda: admin.wait_for_topics(list(wanted)), "creating topics", clock, within_s=_LOOKUP_S)
+    return list(wanted)
+
+
+def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[TopicPartition, int]:
+    """Offsets between the group's committed position and the last stable offset, per partition of the input topic.
+
+    A partition without a committed position counts from its beginning.
+    """
+    clock = clock or SystemClock()
+    kafka, topic = settings.kafka, settings.topics.events
+    with _admin(kafka, clock) as admin:
+        found = _describe(admin, [topic], clock).get(topic)
+        tps = [KafkaPartition(topic, p) for p in range(len(found["partitions"]) if found else 0)]
+        groups = retry(lambda: admin.list_group_offsets([kafka.group]), "listing offsets", clock, within_s=_LOOKUP_S)
+        first = _offsets(admin, tps, OffsetSpec.EARLIEST, clock)
+        last = _offsets(admin, tps, OffsetSpec.LATEST, clock)
+    committed = {tp: at.offset for tp, at in groups.get(kafka.group, {}).items()}
+    return {TopicPartition(*tp): max(last[tp] - committed.get(tp, first[tp]), 0) for tp in tps}
+
+
+def probe_transactions(settings: Settings, *, clock: Clock | None = None) -> None:
+    """Start and end a producer with a transactional id of its own. Raises AccessError where that right is missing."""
+    clock, kafka = clock or SystemClock(), settings.kafka
+    options = {**transactional_options(kafka), "transactional_id": f"{kafka.group}-{kafka.instance}-check"}
+    producer = connect(KafkaProducer, options, kafka, clock)
+    try:
+        retry(producer.init_transactions, "starting transactions", clock, within_s=_LOOKUP_S)
+    finally:
+        producer.close(timeout=1)
+
+
+@contextmanager
+def _admin(kafka: KafkaSettings, clock: Clock) -> Iterator[Any]:
+    admin = connect(KafkaAdminClient, admin_options(kafka), kafka, clock)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _describe(admin: Any, names: Sequence[str], clock: Clock) -> dict[str, Any]:
+    """Metadata of those topics that exist; a new one that has no leader yet is asked for again."""
+
+    def describe() -> dict[str, Any]:
+        found = {}
+        for topic in admin.describe_topics(list(names)):
+            error = k.for_code(topic["error_code"])
+            if error is k.NoError:
+                found[topic["name"]] = topic
+            elif error is not k.UnknownTopicOrPartitionError:
+                raise error(topic["name"])
+        return found
+
+    return retry(describe, "looking at topics", clock, within_s=_LOOKUP_S)
+
+
+def _configs(admin: Any, names: list[str], clock: Clock) -> dict[str, dict[str, str]]:
+    """The topics' configuration; empty where this user may not see it, which is a right that the worker can do without."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    try:
+        described = retry(
+            lambda: admin.describe_configs(resources, config_filter="all"), "reading configs", clock, within_s=_LOOKUP_S
+        )
+    except AccessError:
+        return {}
+    topics = described.get("topic", {})
+    return {name: {key: str(entry["value"]) for key, entry in topics.get(name, {}).items()} for name in names}
+
+
+def _create(admin: Any, name: str, options: Mapping[str, Any]) -> None:
+    try:
+        admin.create_topics({name: options})
+    except k.TopicAlreadyExistsError:
+        return  # somebody was faster; the wait below sees it
+    except k.KafkaError as error:
+        raise translate(error, f"creating topic {name}") from error
+
+
+def _offsets(admin: Any, tps: list[Any], spec: Any, clock: Clock) -> dict[Any, int]:
+    found = retry(
+        lambda: admin.list_partition_offsets(dict.fromkeys(tps, spec), isolation_level=IsolationLevel.READ_COMMITTED),
+        "listing offsets",
+        clock,
+        within_s=_LOOKUP_S,
+    )
+    return {tp: at.offset for tp, at in found.items()}

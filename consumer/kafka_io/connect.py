@@ -1,0 +1,86 @@
+"""Opening a client: wait for a broker inside one deadline, and say clearly why it did not work."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from consumer.errors import BrokerUnavailable, ConfigError, TransientError
+from consumer.kafka_io.client import KafkaNetClient
+from consumer.kafka_io.client import errors as k
+from consumer.kafka_io.codecs import provide_snappy
+from consumer.kafka_io.errors import describe, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from consumer.ports import Clock
+    from consumer.settings import KafkaSettings
+
+T = TypeVar("T")
+
+_ATTEMPT_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+def connect(make: Callable[..., Any], options: dict[str, Any], kafka: KafkaSettings, clock: Clock) -> Any:
+    """Return an open client made by `make`. Raises BrokerUnavailable after `broker_wait_s`, AccessError, ConfigError."""
+    provide_snappy()
+    _keep_records_out_of_the_log()
+    deadline = clock.monotonic() + kafka.broker_wait_s
+    while True:
+        left = deadline - clock.monotonic()
+        try:
+            return _open(make, options, min(max(left, 0.1), _ATTEMPT_S))
+        except k.RetriableError as error:
+            if clock.monotonic() >= deadline:
+                raise BrokerUnavailable(
+                    f"no broker at {kafka.bootstrap_servers} answered for {kafka.broker_wait_s:g} s"
+                    f" ({kafka.security_protocol})"
+                ) from error
+            log.warning("waiting for a broker", bootstrap_servers=kafka.bootstrap_servers, left_s=round(left))
+        except k.KafkaError as error:
+            raise translate(error, f"connecting to {kafka.bootstrap_servers}") from error
+        except ValueError as error:
+            raise ConfigError(f"kafka.bootstrap_servers cannot be read: {kafka.bootstrap_servers!r}") from error
+
+
+def retry(call: Callable[[], T], doing: str, clock: Clock, *, within_s: float, pause_s: float = 0.05) -> T:
+    """Return what `call` returns, tried again while the client says that it may help. Raises TransientError at the end."""
+    deadline = clock.monotonic() + within_s
+    while True:
+        try:
+            return call()
+        except k.KafkaError as error:
+            if not error.retriable:
+                raise translate(error, doing) from error
+            if clock.monotonic() >= deadline:
+                raise TransientError(describe(error, f"{doing}, for {within_s:g} s")) from error
+        clock.sleep(pause_s)
+        pause_s = min(2 * pause_s, 1.0)
+
+
+def _open(make: Callable[..., Any], options: dict[str, Any], timeout_s: float) -> Any:
+    """Make the client; one that cannot connect leaves no thread and no socket behind."""
+    made: list[KafkaNetClient] = []
+
+    def keep(**config: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
+    try:
+        return make(**options, kafka_client=keep, bootstrap_timeout_ms=int(timeout_s * 1000))
+    except BaseException:
+        for client in made:
+            client.close()
+        raise
+
+
+def _keep_records_out_of_the_log() -> None:
+    """The client's debug log prints keys and values."""
+    logger = logging.getLogger("kafka")
+    if logger.level < logging.WARNING:
+        logger.setLevel(logging.WARNING)

@@ -1,0 +1,215 @@
+"""The live input: a static member of a consumer group, read_committed, on raw bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from consumer.errors import LostPartitions, UnknownOutcome
+from consumer.kafka_io.admin import require_topics
+from consumer.kafka_io.client import ConsumerRebalanceListener, KafkaConsumer, KafkaPartition, OffsetAndMetadata
+from consumer.kafka_io.client import errors as k
+from consumer.kafka_io.connect import connect, retry
+from consumer.kafka_io.errors import describe, translate
+from consumer.kafka_io.options import group_consumer_options
+from consumer.ports import Batch, OffsetRange, PollLimits, Record, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from consumer.ports import Clock
+    from consumer.settings import Settings
+
+_LOOKUP_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class KafkaSource:
+    """The worker's input topic, through its group.
+
+    Waits for a broker when it is made (`kafka.broker_wait_s`). Raises BrokerUnavailable, AccessError, or ConfigError
+    when the topic is missing. With `until_end` it is drained once every assigned partition has reached the end it had
+    when it was first assigned.
+
+    How a rebalance goes:
+    1. The client's callbacks, which run on its I/O thread inside `poll`, only note what was assigned.
+    2. A poll that saw a new assignment returns no records; whatever the client had fetched is dropped.
+    3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none.
+    4. A kept partition whose committed offset has passed our position was read by another member meanwhile, so what
+       this worker remembers of it is stale: LostPartitions.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, *, until_end: bool = False) -> None:
+        self._kafka = settings.kafka
+        self._topic = settings.topics.events
+        self._clock = clock
+        self._until_end = until_end
+        self._position: dict[TopicPartition, int] = {}
+        self._end: dict[TopicPartition, int] = {}
+        self._target: dict[TopicPartition, int] = {}
+        self._joined = False
+        self._noted = _Noted()
+        require_topics(settings.kafka, [self._topic], clock)
+        self._consumer: Any = connect(KafkaConsumer, group_consumer_options(settings.kafka), settings.kafka, clock)
+        self._consumer.subscribe([self._topic], listener=self._noted)
+        self._consumer.partitions_for_topic(self._topic)  # a leader without metadata would assign nothing at first
+
+    def poll(self, limits: PollLimits) -> Batch:
+        """Return the next micro-batch. Also raises Fenced, and StateError where the topic no longer holds the position."""
+        fetched = self._fetch(limits)
+        if self._noted.lost:
+            raise LostPartitions(f"the group {self._kafka.group} has removed {self._kafka.instance} as a member")
+        if self._noted.assigned is not None:
+            self._take_over(self._noted.take())
+            return self._empty()
+        owner = self._consumer.group_metadata()
+        if owner.generation_id < 0 or not owner.member_id:
+            self._rewind(self._position)
+            return self._empty()
+        ranges = self._ranges(fetched)
+        records = tuple(_record(r) for partition in sorted(fetched) for r in fetched[partition])
+        self._position.update({r.partition: r.stop for r in ranges})
+        return Batch(records, ranges, frozenset(self._position), owner)
+
+    def seek_back(self, batch: Batch) -> None:
+        """After a known abort: make the next poll return the records of `batch` again."""
+        self._rewind({r.partition: r.start for r in batch.ranges if r.partition in self._position})
+
+    def commit(self, batch: Batch) -> None:
+        """Store the positions after `batch`, outside any transaction: the second half of at-least-once delivery.
+
+        Raises LostPartitions, Fenced, AccessError or UnknownOutcome.
+        """
+        try:
+            self._consumer.commit(positions(batch), timeout_ms=2 * self._kafka.request_timeout_ms)
+        except k.KafkaError as error:
+            doing = f"committing the offsets of group {self._kafka.group}"
+            if error.retriable:
+                raise UnknownOutcome(describe(error, doing)) from error
+            raise translate(error, doing) from error
+
+    @property
+    def drained(self) -> bool:
+        """Whether every assigned partition has reached its end of the start (`until_end` only)."""
+        if not self._until_end or not self._joined:
+            return False
+        return all(position >= self._target[tp] for tp, position in self._position.items())
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Offsets between the position and the end of each assigned partition, as far as the last poll saw."""
+        return {tp: max(self._seen_end(tp) - position, 0) for tp, position in self._position.items()}
+
+    def close(self) -> None:
+        """Release the connection; safe to call twice. A static member stays in the group until its session times out."""
+        self._consumer.close(autocommit=False, timeout_ms=self._kafka.request_timeout_ms)
+
+    def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
+        try:
+            polled: dict[Any, list[Any]] = self._consumer.poll(
+                timeout_ms=int(limits.max_wait_s * 1000), max_records=limits.max_records
+            )
+        except k.NoOffsetForPartitionError:
+            if self._noted.assigned is None:
+                raise
+            return {}  # a group without committed offsets: _take_over decides where to begin
+        except k.KafkaError as error:
+            if error.retriable:
+                return {}  # the client goes on trying; an outage looks like an idle topic until the broker is back
+            raise translate(error, f"reading topic {self._topic}") from error
+        return polled
+
+    def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
+        """Steps 3 and 4 of a rebalance."""
+        partitions = sorted(assigned)
+        committed = {tp: self._committed(tp) for tp in partitions}
+        ends = self._lookup(self._consumer.end_offsets, partitions)
+        begin = self._lookup(self._consumer.beginning_offsets, partitions) if self._from_start else ends
+        before = self._position
+        for tp, offset in committed.items():
+            if offset is not None and offset > before.get(tp, offset):
+                raise LostPartitions(f"{tp.topic}-{tp.partition} was read by another member up to offset {offset}")
+        self._end = ends
+        self._target = {tp: self._target.get(tp, ends[tp]) for tp in partitions}
+        self._position = {}
+        self._rewind({tp: begin[tp] if offset is None else offset for tp, offset in committed.items()})
+        self._joined = True
+        log.info("partitions assigned", topic=self._topic, partitions=[tp.partition for tp in partitions])
+
+    @property
+    def _from_start(self) -> bool:
+        return self._kafka.auto_offset_reset == "earliest"
+
+    def _committed(self, tp: TopicPartition) -> int | None:
+        offset: int | None = retry(
+            lambda: self._consumer.committed(KafkaPartition(*tp), timeout_ms=self._kafka.request_timeout_ms),
+            f"looking up the committed offset of {tp.topic}-{tp.partition}",
+            self._clock,
+            within_s=_LOOKUP_S,
+        )
+        return offset
+
+    def _lookup(self, call: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}
+        offsets = retry(
+            lambda: call([KafkaPartition(*tp) for tp in partitions]),
+            f"looking up offsets of topic {self._topic}",
+            self._clock,
+            within_s=_LOOKUP_S,
+        )
+        return {TopicPartition(*tp): offset for tp, offset in offsets.items()}
+
+    def _rewind(self, positions: Mapping[TopicPartition, int]) -> None:
+        for tp, offset in positions.items():
+            self._consumer.seek(KafkaPartition(*tp), offset)
+        self._position = {**self._position, **positions}
+
+    def _ranges(self, fetched: Mapping[Any, list[Any]]) -> tuple[OffsetRange, ...]:
+        """What was passed over in this poll: records, and markers of transactions behind the last of them."""
+        ranges = []
+        for tp in sorted(self._position):
+            start = self._position[tp]
+            if tp in fetched or self._seen_end(tp) > start:
+                stop = self._consumer.position(KafkaPartition(*tp), timeout_ms=self._kafka.request_timeout_ms)
+                if stop is not None and stop > start:
+                    ranges.append(OffsetRange(tp, start, stop))
+        return tuple(ranges)
+
+    def _seen_end(self, tp: TopicPartition) -> int:
+        return max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
+
+    def _empty(self) -> Batch:
+        return Batch((), (), frozenset(self._position))
+
+
+class _Noted(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is untyped
+    """What the client's callbacks said since the last look. They run on its I/O thread and may do nothing else."""
+
+    def __init__(self) -> None:
+        self.assigned: frozenset[TopicPartition] | None = None
+        self.lost = False
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        self.assigned = frozenset(TopicPartition(*tp) for tp in assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """Nothing to do: until the new assignment comes, no records arrive and none can be committed."""
+
+    def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        self.lost = bool(set(lost))
+
+    def take(self) -> frozenset[TopicPartition]:
+        """Return the new assignment and forget it."""
+        assigned, self.assigned = self.assigned or frozenset(), None
+        return assigned
+
+
+def positions(batch: Batch) -> dict[Any, Any]:
+    """The positions after `batch` in the client's words."""
+    return {KafkaPartition(*r.partition): OffsetAndMetadata(r.stop, "", -1) for r in batch.ranges}
+
+
+def _record(r: Any) -> Record:
+    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))

@@ -1,0 +1,151 @@
+"""The doors of the worker: Source, Sink, Clock and StateStore, and the frozen records that pass through them.
+
+Kafka (`kafka_io`) and an in-memory log (`memory_io`) implement Source and Sink and pass one contract suite
+(`tests/contract`). Files (`file_io`) are Sources that only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Record(NamedTuple):
+    """One input record as raw bytes. `timestamp_ms` is -1 where the record carries none."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetRange:
+    """Offsets [start, stop) of one partition; `stop` is the position after the poll, so it may pass over markers."""
+
+    partition: TopicPartition
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one poll returned.
+
+    `records` are in processing order. `ranges` name each partition read once, in processing order; their `stop`
+    values are what a commit must store. `assignment` is the set of partitions owned after the poll: a partition that
+    was not there before was gained, one that is missing was revoked. `owner` is an opaque proof of membership taken
+    right after the poll (the consumer group metadata, in Kafka), which the sink presents when it commits.
+    """
+
+    records: tuple[Record, ...]
+    ranges: tuple[OffsetRange, ...]
+    assignment: frozenset[TopicPartition]
+    owner: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollLimits:
+    """At most `max_records` records; an empty batch after `max_wait_s` seconds without any."""
+
+    max_records: int
+    max_wait_s: float
+
+
+class Output(NamedTuple):
+    """One record to be written. `partition` None lets the key decide (murmur2, as every Kafka client does)."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+    timestamp_ms: int | None = None
+
+
+class Source(Protocol):
+    """Where records come from. Rebalances happen inside `poll` and nowhere else."""
+
+    def poll(self, limits: PollLimits) -> Batch:
+        """Return the next micro-batch, possibly empty.
+
+        Raises TransientError, LostPartitions, AccessError or BrokerUnavailable.
+        """
+
+    def seek_back(self, batch: Batch) -> None:
+        """After a known abort: make the next poll return the records of `batch` again."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether a bounded source has returned all its records; never true for an unbounded one."""
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Records that wait in each assigned partition, as far as the last poll saw."""
+
+    def close(self) -> None:
+        """Leave the group and release the connection; safe to call twice."""
+
+
+class Sink(Protocol):
+    """Where outputs and the progress of the source go, together."""
+
+    def commit(self, outputs: Sequence[Output], batch: Batch) -> None:
+        """Write the outputs and the positions after `batch` as one unit.
+
+        With exactly-once delivery both happen or neither does. With at-least-once the outputs are acknowledged
+        before the positions are stored. Raises Aborted, Fenced, LostPartitions, UnknownOutcome or AccessError.
+        """
+
+    def close(self) -> None:
+        """Flush nothing, abort what is open, release the connection; safe to call twice."""
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed point; never goes back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class StateStore(Protocol):
+    """Named blobs for snapshots: a folder, or an object store. Names are relative, with `/` between parts."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store `data` under `name`, durably and atomically. Raises StateError when it cannot."""
+
+    def read(self, name: str) -> bytes:
+        """Return what is stored under `name`. Raises StateError when it is not there or cannot be read."""
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        """All names that start with `prefix`, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; not an error when it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """What the broker says of one topic."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)

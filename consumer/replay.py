@@ -1,0 +1,166 @@
+"""`tidemill replay`: the production pipeline over a file or a topic's past, as fast as it can, and a report.
+
+Micro-batches have exactly `worker.batch_events` records; no decision hangs on time or lag; nothing is written but
+what was asked for. So two replays of one input with one seed print the same metrics, and the replay of a topic with
+one partition equals the replay of the file behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consumer.clock import SystemClock
+from consumer.describe_settings import identity
+from consumer.errors import ConfigError, UsageError
+from consumer.file_io import open_source, shuffle_ties
+from consumer.health import HealthState
+from consumer.metrics import Metrics
+from consumer.parts import Parts
+from consumer.pipeline import Pipeline
+from consumer.progress import Progress
+from consumer.report import write_report
+from consumer.snapshots import Snapshots
+from consumer.state_store import FolderStore
+from consumer.summary import Seconds, build_summary
+from consumer.track import Track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from consumer.ports import Batch, Clock, Output, Source
+    from consumer.settings import Settings
+    from incremental.drift import Detection
+
+TOPIC_PREFIX = "topic:"
+INIT_SECTIONS = ("model", "learning", "prediction", "history")
+"""Settings that must agree with those of the state that is begun from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What to read and what to do with it. Times in ms since the epoch; `source` is a path or topic:NAME."""
+
+    source: str
+    limit: int | None = None
+    from_offset: int | None = None
+    to_offset: int | None = None
+    from_datetime: int | None = None
+    to_datetime: int | None = None
+    freeze_after: int | None = None
+    shuffle_ties: bool = False
+    save: Path | None = None
+    init: Path | None = None
+    report: Path | None = None
+    progress: bool = False
+
+
+class Discard:
+    """A sink that keeps nothing: a replay publishes nothing."""
+
+    def commit(self, outputs: Sequence[Output], batch: Batch) -> None:
+        """Take note of nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = None) -> dict[str, Any]:
+    """Run the whole source through the pipeline; returns the summary of version 1."""
+    clock = clock or SystemClock()
+    _check_options(options)
+    source = _source(settings, options, clock)
+    try:
+        return _run(settings, options, source, clock)
+    finally:
+        source.close()
+
+
+def _check_options(options: ReplayOptions) -> None:
+    """Refuse what makes no sense together, and missing extras, before anything is read."""
+    is_topic = options.source.startswith(TOPIC_PREFIX)
+    ranged = (options.from_offset, options.to_offset, options.from_datetime, options.to_datetime)
+    if not is_topic and any(bound is not None for bound in ranged):
+        raise UsageError("offsets and times select from a topic (topic:NAME); of a file, --limit reads the first part")
+    if options.report is not None and find_spec("matplotlib") is None:
+        raise ConfigError("--report draws with matplotlib: pip install 'tidemill[report]'")
+
+
+def _source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:
+    if options.source.startswith(TOPIC_PREFIX):
+        source = _topic_source(settings, options, clock)
+    else:
+        source = open_source(Path(options.source), settings.input, options.limit)
+    return shuffle_ties(source, settings.worker.seed) if options.shuffle_ties else source
+
+
+def _topic_source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:
+    from consumer.kafka_io import KafkaRangeSource  # noqa: PLC0415 - a file needs no Kafka client
+
+    return KafkaRangeSource(
+        settings,
+        clock,
+        options.source.removeprefix(TOPIC_PREFIX),
+        start=_bound(options.from_offset, options.from_datetime),
+        stop=_bound(options.to_offset, options.to_datetime),
+    )
+
+
+def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
+    return datetime.fromtimestamp(time_ms / 1000, UTC) if time_ms is not None else offset
+
+
+def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
+    snapshots = None
+    if options.save is not None:
+        snapshots = Snapshots(FolderStore(options.save), "replay", identity(settings), settings.snapshot.keep)
+    health = HealthState(clock, settings.metrics.live_after_s)
+    parts = Parts(settings, Metrics(clock), health, clock, snapshots)
+    parts.freeze_after = options.freeze_after
+    if options.init is not None:
+        begin_from(parts, options.init, settings)
+    pipeline = Pipeline(settings, source, Discard(), parts, clock)
+    begin = clock.monotonic()
+    track = Track(pipeline, clock)
+    detections: list[Detection] = []
+    with Progress(enabled=options.progress, total=options.limit or getattr(source, "total", None)) as progress:
+        while not source.drained and (options.limit is None or pipeline.records < options.limit):
+            report = pipeline.step(None if options.limit is None else options.limit - pipeline.records)
+            detections += report.detections
+            track.note()
+            progress.show(pipeline)
+    total_s = clock.monotonic() - begin
+    parts.save()
+    summary = _summary(settings, pipeline, detections, total_s)
+    if options.report is not None:
+        write_report(summary, track.series(), options.report)
+    return summary
+
+
+def begin_from(parts: Parts, folder: Path, settings: Settings) -> None:
+    """Take over what was learned from the newest snapshot in a folder. Raises UsageError where there is none."""
+    if not folder.is_dir():
+        raise UsageError(f"--init {folder}: there is no such folder")
+    snapshots = Snapshots(FolderStore(folder), parts.lineage, identity(settings), settings.snapshot.keep)
+    snapshot = snapshots.newest(sections=INIT_SECTIONS)
+    if snapshot is None:
+        raise UsageError(f"--init {folder}: there is no snapshot in it; `tidemill replay SOURCE --save DIR` makes one")
+    parts.restore(snapshot)
+
+
+def _summary(settings: Settings, pipeline: Pipeline, detections: list[Detection], total_s: float) -> dict[str, Any]:
+    parts, stage_s = pipeline.parts, pipeline.stage_s
+    return build_summary(
+        events=pipeline.events,
+        users=parts.histories.users,
+        items=parts.model.items.size,
+        scored=parts.evaluation.prequential.scored,
+        result=parts.evaluation.prequential.result(),
+        detections=detections,
+        seconds=Seconds(stage_s["predict"], stage_s["learn"], total_s),
+        rejected=parts.rejected,
+        settings=settings,
+    )

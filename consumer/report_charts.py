@@ -1,0 +1,153 @@
+"""The pictures of the report: inline SVG whose colours follow the page's light or dark theme."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from consumer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+INK, GRID, MARK = "#010100", "#010101", "#010102"
+"""Stand-ins that matplotlib draws with; in the page they become the theme's variables."""
+_VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--grid)", MARK: "var(--mark)"}
+COLOURS = 8
+_SERIES = [f"#0200{index:02x}" for index in range(COLOURS)]
+_VARIABLES |= {colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)}
+
+_STYLES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MAX_POINTS = 600
+_RC = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be read aloud
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """One chart: per name its points (x, y), the axes' titles, and the places of vertical marks."""
+
+    x_title: str
+    y_title: str
+    points: Mapping[str, Sequence[tuple[float, float]]]
+    marks: Sequence[float] = ()
+    mark_title: str = "drift detected"
+    from_zero: bool = True
+    markers: bool = True
+
+
+def colour_index(names: Sequence[str]) -> dict[str, int]:
+    """Give every name its colour, the model the first, so that a method looks alike in all pictures."""
+    ordered = sorted(names, key=lambda name: name != "tidemill")
+    return {name: index % COLOURS for index, name in enumerate(ordered)}
+
+
+def line_chart(chart: Lines, colours: Mapping[str, int], name: str) -> str:
+    """Return the chart as an SVG element; `name` tells its ids from those of other pictures of the page."""
+    figure, axes = _figure()
+    for method, points in chart.points.items():
+        _draw_line(axes, method, _thin(points), colours.get(method, 0), markers=chart.markers)
+    for number, place in enumerate(chart.marks):
+        axes.axvline(place, color=MARK, lw=1.4, ls=(0, (4, 3)), label=chart.mark_title if number == 0 else None)
+    if chart.from_zero:
+        axes.set_ylim(bottom=0)
+    return _finish(figure, axes, chart.x_title, chart.y_title, name)
+
+
+def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str, y_title: str, name: str) -> str:
+    """Return stacked shares over the stream as an SVG element."""
+    figure, axes = _figure()
+    thinned = _thin(points)
+    components = list(dict.fromkeys(component for _, shares in thinned for component in shares))
+    layers = [[shares.get(component, 0.0) for _, shares in thinned] for component in components]
+    colours = [_SERIES[index % COLOURS] for index in range(len(components))]
+    axes.stackplot([x for x, _ in thinned], layers, labels=components, colors=colours, alpha=0.85, linewidth=0)
+    axes.set_ylim(0, 1)
+    return _finish(figure, axes, x_title, y_title, name)
+
+
+def _draw_line(axes: Any, method: str, points: Sequence[tuple[float, float]], colour: int, *, markers: bool) -> None:
+    main = method == "tidemill"
+    axes.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        label=method,
+        color=_SERIES[colour],
+        lw=3.0 if main else 1.6,
+        ls="-" if main else _STYLES[colour % len(_STYLES)],
+        marker=_MARKERS[colour] if markers else None,
+        ms=5,
+        zorder=3 if main else 2,
+    )
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib import rc_context  # noqa: PLC0415 - an extra that only reports need
+        from matplotlib.figure import Figure  # noqa: PLC0415 - the same
+    except ImportError as error:
+        raise ConfigError("a report needs matplotlib: install tidemill with the extra `report`") from error
+    with rc_context(_RC):
+        figure = Figure(figsize=(8.2, 3.6), layout="constrained")
+        figure.patch.set_alpha(0.0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0.0)
+        axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _finish(figure: Any, axes: Any, x_title: str, y_title: str, name: str) -> str:
+    from matplotlib import rc_context  # noqa: PLC0415 - an extra that only reports need
+    from matplotlib.ticker import EngFormatter  # noqa: PLC0415 - the same
+
+    with rc_context(_RC | {"svg.hashsalt": name}):
+        axes.set_xlabel(x_title)
+        axes.set_ylabel(y_title)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.margins(x=0.01)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside upper left", ncols=4)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return _for_page(text.getvalue(), f"{y_title} over {x_title}", name)
+
+
+def _for_page(svg: str, label: str, name: str) -> str:
+    """Cut the SVG out of its file, give it the page's colours and font, and ids that no other picture has."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    svg = re.sub(r"font: [^;\"]*?(\d+px)[^;\"]*", r"font: \1 var(--font)", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _thin(points: Sequence[Any]) -> Sequence[Any]:
+    """Return at most _MAX_POINTS of them, evenly spread, the last one always there."""
+    step = -(-len(points) // _MAX_POINTS) or 1
+    return list(_backwards(points, step))[::-1]
+
+
+def _backwards(points: Sequence[Any], step: int) -> Iterator[Any]:
+    for index in range(len(points) - 1, -1, -step):
+        yield points[index]

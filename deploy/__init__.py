@@ -1,0 +1,1 @@
+"""What runs around the worker: a broker for tests and demo, images, dashboards and alerts."""

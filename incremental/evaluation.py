@@ -1,0 +1,81 @@
+"""Evaluation as the stream goes: the model, its components and the baselines on every event, before it is learned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from incremental.baselines import Baselines
+from incremental.drift import Detection, DriftMonitor, signals
+from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
+from incremental.prequential import Prequential
+from incremental.settings import EvaluationSettings
+from model.contexts import Contexts, Float64
+from model.network import QUANTILES
+from model.predictor import Scores
+from model.state import State
+
+OURS = "tidemill"
+
+
+class Evaluation:
+    """Sums of all methods, and the drift monitor over the model's own losses."""
+
+    def __init__(
+        self, settings: EvaluationSettings, components: list[str], history_length: int, epsilon: float
+    ) -> None:
+        self._components = components
+        self._baselines = Baselines(history_length, epsilon, settings.max_users) if settings.baselines else None
+        self.prequential = Prequential()
+        self.drift = DriftMonitor()
+
+    def update(self, contexts: Contexts, scores: Scores, *, exclude_seen: bool, event: int) -> list[Detection]:
+        """Take in a scored micro-batch that begins with event number `event`; return the drifts that it revealed."""
+        kind_B = np.where(contexts.learn_B, np.where(contexts.first_B, FIRST, SCORED), IGNORED).astype(np.uint8)
+        observed = Observed(
+            kind_B,
+            contexts.event_user_B,
+            contexts.event_item_B,
+            contexts.event_type_B,
+            contexts.event_time_B,
+            scores.target_B != 0,
+            scores.support,
+            exclude_seen,
+        )
+        outcomes = self._outcomes(observed, scores)
+        self.prequential.update(outcomes)
+        return self.drift.update(signals(observed, outcomes), event)
+
+    def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
+        items, types, times = self._baselines.observe(observed) if self._baselines else ({}, {}, {})
+        items = {OURS: ItemOutcomes(scores.rank_B, scores.log_prob_B)} | items
+        for index, name in enumerate(self._components):
+            items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
+        if scores.type_p_BY is None:
+            types = {}
+        else:
+            types = {OURS: _types(scores)} | types
+        times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
+        emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
+        return Outcomes(observed.kind_B, items, emitted, types, times)
+
+    def state(self) -> State:
+        """Return the drift monitor; the sums begin anew with the process."""
+        return State(values={"drift": self.drift.state()})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self.drift.load_state(state.values["drift"])
+
+
+def _types(scores: Scores) -> TypeOutcomes:
+    p_BY = scores.type_p_BY
+    assert p_BY is not None  # noqa: S101 - the caller has looked
+    p_B = p_BY[np.arange(len(p_BY)), scores.type_B].astype(np.float64)
+    return TypeOutcomes(p_BY.argmax(axis=1) == scores.type_B, np.log(p_B))
+
+
+def _times(scores: Scores) -> TimeOutcomes:
+    error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
+    level: Float64 = np.array(QUANTILES)
+    pinball_B = np.maximum(level * error_B3, (level - 1.0) * error_B3).mean(axis=1)
+    return TimeOutcomes(np.abs(error_B3[:, 1]), pinball_B)

@@ -1,0 +1,132 @@
+"""Learning while serving: after a micro-batch was scored and committed, everything that predicts learns from it.
+
+`plan` decides, `learn` does; between them stands the commit. One learning step, in this order:
+
+1. vocabularies admit (and evict) the ids of the micro-batch; a new item starts near the mean of its context;
+2. the counting components and the mixture learn from what they were scored on;
+3. the transformer takes one optimizer step on the new events and on rehearsed windows, under a guard: a step with a
+   loss or gradient that is not finite changes nothing and is counted;
+4. the new events join the rehearsal memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from incremental.plan import LearnPlan, learning_rate, rehearsal_windows, seed_for, step_of
+from incremental.rehearsal import Rehearsal
+from incremental.repeats import RepeatRule
+from incremental.settings import LearningSettings
+from model.contexts import Contexts
+from model.model import Model
+from model.predictor import Scores
+from model.sequences import Sequences, cut
+from model.settings import PredictionSettings
+from model.state import State
+from model.transformer import Loss
+
+CONTEXT_ITEMS = 3
+"""Items before a new one that its embedding starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one learning step did. `loss` is None where there was nothing for the network to learn."""
+
+    events: int
+    rehearsed: int
+    admitted: int
+    evicted: int
+    loss: Loss | None
+
+
+class Learner:
+    """Owns all state that learning changes: the model, the rehearsal memory, the rule on repeats."""
+
+    def __init__(self, model: Model, settings: LearningSettings, prediction: PredictionSettings, seed: int) -> None:
+        self.model, self.settings, self.seed = model, settings, seed
+        self.rehearsal = Rehearsal(settings.rehearsal_capacity, settings.rehearsal_length)
+        self.repeats = RepeatRule(prediction.exclude_seen)
+        self.batch = 0  # the last batch learned
+        self.events = 0
+        self.steps = 0
+
+    def plan(self, contexts: Contexts, *, learn: bool = True) -> LearnPlan:
+        """Decide what will be learned from the next micro-batch; changes nothing."""
+        batch, events = self.batch + 1, int(contexts.learn_B.sum())
+        return LearnPlan(
+            batch,
+            learn and events > 0,
+            learning_rate(self.settings, self.steps, events),
+            rehearsal_windows(self.settings, events),
+            seed_for(self.seed, batch, "learn"),
+            self.repeats.exclude,
+        )
+
+    def learn(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> Learned:
+        """Do what the plan says; the only place where what predicts is changed."""
+        self.batch = plan.batch
+        if not plan.learn:
+            return Learned(0, 0, 0, 0, None)
+        kept = np.flatnonzero(contexts.learn_B)
+        admitted, evicted = self._admit(contexts, kept, plan)
+        self._count(contexts, scores, kept)
+        fresh = cut(contexts, self.model.settings.context, self.model.items, self.model.types)
+        rehearsed = self._rehearse(plan)
+        batches = [fresh] if rehearsed is None else [fresh, rehearsed]
+        loss = self.model.transformer.learn(batches, step_of(plan, self.settings))
+        self.rehearsal.add(contexts)
+        self.events += len(kept)
+        self.steps += loss.applied
+        return Learned(len(kept), 0 if rehearsed is None else len(rehearsed.length_R), admitted, evicted, loss)
+
+    def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:
+        model = self.model
+        names = [contexts.item_ids_B[index] for index in kept]
+        positions, evicted = model.items.observe(contexts.event_item_B[kept], names, self.events)
+        model.evict(evicted)
+        model.types.observe(contexts.event_type_B[kept], [contexts.type_names_B[index] for index in kept], self.events)
+        generator = torch.Generator().manual_seed(seed_for(self.seed, plan.batch, "admit"))
+        for index in kept[positions].tolist():
+            row = int(model.items.lookup(contexts.event_item_B[index : index + 1])[0])
+            model.transformer.admit(row, self._before(contexts, index), generator)
+        return len(positions), len(evicted)
+
+    def _before(self, contexts: Contexts, index: int) -> list[int]:
+        """Return the rows of the items just before an event."""
+        stop = int(contexts.state_position_Q[contexts.before_B[index]]) + 1
+        keys = contexts.items_RT[contexts.event_row_B[index], max(0, stop - CONTEXT_ITEMS) : stop]
+        return [int(row) for row in self.model.items.lookup(keys)]
+
+    def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray) -> None:
+        model = self.model
+        model.popularity.learn(scores.target_B[kept], model.items.lookup(contexts.event_item_B[kept]))
+        scored = kept[~contexts.first_B[kept]]
+        before = contexts.before_B[scored].astype(np.int64)
+        model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
+        model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
+        self.repeats.learn(scores.repeat_B[scored])
+
+    def _rehearse(self, plan: LearnPlan) -> Sequences | None:
+        draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
+        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types)
+
+    def state(self) -> State:
+        """Return everything that learning changed."""
+        state = State(values={"batch": self.batch, "events": self.events, "steps": self.steps})
+        state.put("model", self.model.state())
+        state.put("rehearsal", self.rehearsal.state())
+        state.put("repeats", self.repeats.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        values = state.values
+        self.batch, self.events, self.steps = int(values["batch"]), int(values["events"]), int(values["steps"])
+        self.model.load(state.take("model"))
+        self.rehearsal.load(state.take("rehearsal"))
+        self.repeats.load(state.take("repeats"))

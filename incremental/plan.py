@@ -1,0 +1,49 @@
+"""The plan of a micro-batch: every number by which learning could differ, decided before anything is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from incremental.settings import LearningSettings
+from model.transformer import LearningStep
+
+REFERENCE_EVENTS = 256
+"""The micro-batch for which `learning_rate` and `rehearsal_windows` are meant; smaller ones do proportionally less."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnPlan:
+    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes."""
+
+    batch: int
+    learn: bool
+    learning_rate: float
+    rehearsal_windows: int
+    seed: int
+    exclude_seen: bool
+
+
+def seed_for(seed: int, batch: int, purpose: str) -> int:
+    """Derive the seed of one random draw from the worker's seed, the micro-batch and what it is for."""
+    digest = blake2b(f"{seed}/{batch}/{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def learning_rate(settings: LearningSettings, step: int, events: int) -> float:
+    """Inverse square root decay down to a floor; scaled by the square root of a small micro-batch's share."""
+    decay = (1.0 + step / settings.learning_rate_decay_steps) ** -0.5
+    share = min(1.0, events / REFERENCE_EVENTS) ** 0.5
+    return settings.learning_rate * max(settings.learning_rate_floor, decay) * share
+
+
+def rehearsal_windows(settings: LearningSettings, events: int) -> int:
+    """Rehearse in proportion to the new events."""
+    return round(settings.rehearsal_windows * events / REFERENCE_EVENTS)
+
+
+def step_of(plan: LearnPlan, settings: LearningSettings) -> LearningStep:
+    """Return the network's part of the plan."""
+    return LearningStep(
+        plan.learning_rate, settings.weight_decay, settings.gradient_clip, settings.negatives, plan.seed
+    )

@@ -1,0 +1,113 @@
+"""Rehearsal memory: a bounded ring of windows of past events, learned again beside the new ones.
+
+A window belongs to one user and fills as the user acts; a full one is followed by another that begins with the last
+quarter of it as context, which is not a target again. The oldest window is overwritten. Windows are kept by keys of
+items, so an evicted item is simply unknown there, and one that returns is found under its new row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.contexts import Contexts, Int64
+from model.sequences import Sequences, gaps
+from model.state import State
+from model.vocabulary import Vocabulary
+
+COLUMNS = ("items", "types", "times", "opens")
+
+
+class Rehearsal:
+    """`capacity` windows of at most `length` events."""
+
+    def __init__(self, capacity: int, length: int) -> None:
+        self._capacity, self._width, self._context = capacity, length, length // 4
+        shape = (capacity, length)
+        self._items, self._types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._times, self._opens = np.full(shape, np.nan), np.zeros(shape, np.bool_)
+        self._length, self._first = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
+        self._user = np.zeros(capacity, np.int64)
+        self._open: dict[int, int] = {}  # user: the window that still fills
+        self._made = 0
+
+    def __len__(self) -> int:
+        return min(self._made, self._capacity)
+
+    def add(self, contexts: Contexts) -> None:
+        """Remember the new events of a micro-batch, row by row."""
+        for row, user in enumerate(contexts.user_R.tolist()):
+            place, stop = int(contexts.new_R[row]), int(contexts.length_R[row])
+            while place < stop:
+                slot = self._open.get(user)
+                if slot is None or self._length[slot] == self._width:
+                    slot = self._begin(user, contexts, row, place)
+                place += self._extend(slot, contexts, row, place, stop)
+
+    def _begin(self, user: int, contexts: Contexts, row: int, place: int) -> int:
+        slot = self._made % self._capacity
+        self._made += 1
+        if self._open.get(int(self._user[slot])) == slot:
+            del self._open[int(self._user[slot])]
+        self._user[slot], self._length[slot] = user, 0
+        self._open[user] = slot
+        start = max(0, place - self._context)
+        self._extend(slot, contexts, row, start, place)
+        self._first[slot] = place - start
+        return slot
+
+    def _extend(self, slot: int, contexts: Contexts, row: int, start: int, stop: int) -> int:
+        have = int(self._length[slot])
+        count = min(stop - start, self._width - have)
+        to, of = slice(have, have + count), slice(start, start + count)
+        self._items[slot, to] = contexts.items_RT[row, of]
+        self._types[slot, to] = contexts.types_RT[row, of]
+        self._times[slot, to] = contexts.times_RT[row, of]
+        self._opens[slot, to] = contexts.session_RT[row, of]
+        self._length[slot] = have + count
+        return count
+
+    def sample(self, count: int, draw: np.random.Generator, items: Vocabulary, types: Vocabulary) -> Sequences | None:
+        """Draw windows with at least one known predecessor of a target, with replacement; None where there is none."""
+        eligible = np.flatnonzero((self._length >= 2) & (self._first < self._length))
+        if not count or not len(eligible):
+            return None
+        chosen: Int64 = draw.choice(eligible, count)
+        length = self._length[chosen]
+        width = int(length.max())
+        inside = np.arange(width) < length[:, None]
+        times = np.where(inside, self._times[chosen, :width], np.nan)
+        return Sequences(
+            items.lookup(np.where(inside, self._items[chosen, :width], 0)),
+            types.lookup(np.where(inside, self._types[chosen, :width], 0)),
+            gaps(times),
+            self._opens[chosen, :width] & inside,
+            length,
+            np.maximum(self._first[chosen], 1).astype(np.int32),
+            np.zeros(count, np.int32),
+        )
+
+    def forget(self, user: int) -> None:
+        """Empty every window of a user."""
+        mine = self._user == user
+        self._length[mine], self._first[mine], self._user[mine] = 0, 0, 0
+        self._items[mine], self._types[mine], self._times[mine] = 0, 0, np.nan
+        self._open.pop(user, None)
+
+    def state(self) -> State:
+        """Return all windows, with the events beyond each one's length cleared."""
+        n = len(self)
+        arrays = {name: getattr(self, f"_{name}")[:n].copy() for name in (*COLUMNS, "length", "first", "user")}
+        stale = np.arange(self._width) >= arrays["length"][:, None]
+        for name in ("items", "types", "opens"):
+            arrays[name][stale] = 0
+        arrays["times"][stale] = np.nan
+        arrays["open"] = np.array(sorted(self._open.items()), np.int64).reshape(-1, 2)
+        return State(arrays, {"made": self._made})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        n = len(state.arrays["length"])
+        for name in (*COLUMNS, "length", "first", "user"):
+            getattr(self, f"_{name}")[:n] = state.arrays[name]
+        self._open = {int(user): int(slot) for user, slot in state.arrays["open"]}
+        self._made = int(state.values["made"])

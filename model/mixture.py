@@ -1,0 +1,85 @@
+"""The mixture: one distribution over the whole catalogue from all components, right from the first event.
+
+Two layers. The *blend* is a convex combination whose weights, one set per length of the user's history, are learned
+by online expectation maximisation. Over the components and the blend together runs Bayes with fixed share (Herbster
+and Warmuth 1998, with the decreasing rate 1 / (t + 1)), so that the mixture is never much worse than the best of
+them, also just after a change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from model.components import Probability
+from model.contexts import Float64, Int64
+from model.state import State
+
+BUCKETS = np.array([1, 2, 3, 4, 6, 11, 31])
+"""Lengths of history at which the next bucket of blend weights begins; bucket 0 is the empty history."""
+BLEND_RATE = 0.002
+"""Per event; faster at first, as 1 / events seen."""
+
+
+def bucket(history_length: Int64) -> Int64:
+    """Return the bucket of each length of history."""
+    return np.searchsorted(BUCKETS, history_length, side="right")
+
+
+class Mixture:
+    """Weights of the K components; `names` are theirs, in order."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        count = len(names)
+        self._share = np.full(count + 1, 1.0 / (count + 1))  # the last is the blend
+        self._blend = np.full((len(BUCKETS) + 1, count), 1.0 / count)
+        self._seen = np.zeros(len(BUCKETS) + 1)
+        self._events = 0
+
+    def weights(self, buckets: Int64) -> Float64:
+        """Return the effective weight of each component for states in these buckets, [S, K]; lines sum to 1."""
+        return self._share[:-1] + self._share[-1] * self._blend[buckets]
+
+    def combine(self, p_SCK: npt.NDArray[np.float32], buckets: Int64) -> Probability:
+        """Return the mixture's probability, [S, C]."""
+        return np.einsum("sck,sk->sc", p_SCK, self.weights(buckets).astype(np.float32))
+
+    def learn(self, p_BK: Float64, buckets: Int64) -> None:
+        """Learn from the probability each component gave to what happened, in stream order."""
+        if not len(p_BK):
+            return
+        blended = np.einsum("bk,bk->b", p_BK, self._blend[buckets])
+        self._fixed_share(np.concatenate([p_BK, blended[:, None]], axis=1))
+        posterior = p_BK * self._blend[buckets] / blended[:, None]
+        for index in np.unique(buckets).tolist():
+            mine = posterior[buckets == index]
+            self._seen[index] += len(mine)
+            rate = 1.0 - (1.0 - max(BLEND_RATE, 1.0 / (self._seen[index] + 1.0))) ** len(mine)
+            self._blend[index] += rate * (mine.mean(axis=0) - self._blend[index])
+
+    def _fixed_share(self, p_BK: Float64) -> None:
+        share, even = self._share, 1.0 / len(self._share)
+        for p in p_BK:
+            self._events += 1
+            share = share * p
+            share /= share.sum()
+            alpha = 1.0 / (self._events + 1)
+            share = (1.0 - alpha) * share + alpha * even
+        self._share = share
+
+    def overall(self) -> dict[str, float]:
+        """Return each component's effective weight, averaged over the events seen, for people."""
+        seen = self._seen if self._seen.sum() else np.ones_like(self._seen)
+        blend = (self._blend * seen[:, None]).sum(axis=0) / seen.sum()
+        return dict(zip(self.names, (self._share[:-1] + self._share[-1] * blend).tolist(), strict=True))
+
+    def state(self) -> State:
+        """Return all weights."""
+        arrays = {"share": self._share.copy(), "blend": self._blend.copy(), "seen": self._seen.copy()}
+        return State(arrays, {"names": self.names, "events": self._events})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self._share, self._blend = state.arrays["share"].copy(), state.arrays["blend"].copy()
+        self._seen, self._events = state.arrays["seen"].copy(), int(state.values["events"])

@@ -1,0 +1,89 @@
+"""Windows of events in vocabulary rows, ready for the network: cut from contexts, padded in groups of like length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.contexts import Bool, Contexts, Float64, Int32, Int64
+from model.network import Tokens, interval_bucket
+from model.vocabulary import Rows, Vocabulary
+
+WIDTHS = np.array([2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
+SMALLEST_GROUP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Windows of events, padded on the right; token l of a row is its l-th event.
+
+    `first_target_R`: where learning starts; events before it are context only. `start_R`: the position, in the row
+    that the window was cut from, of its first event.
+    """
+
+    items_RL: Rows
+    types_RL: Rows
+    gaps_RL: npt.NDArray[np.float32]  # seconds since the previous event, NaN where unknown
+    opens_RL: Bool
+    length_R: Int32
+    first_target_R: Int32
+    start_R: Int32
+
+    def tokens(self, rows: Int64) -> Tokens:
+        """Return the padded tokens of some rows, without item embeddings (an empty placeholder of width 0)."""
+        width = max(1, int(self.length_R[rows].max()))
+        return Tokens(
+            torch.empty(len(rows), width, 0),
+            torch.from_numpy(self.types_RL[rows, :width].astype(np.int64)),
+            interval_bucket(torch.from_numpy(self.gaps_RL[rows, :width])),
+            torch.from_numpy(self.opens_RL[rows, :width].astype(np.int64)),
+        )
+
+
+def gaps(times_RT: Float64) -> npt.NDArray[np.float32]:
+    """Return seconds since the previous event of the row, never negative, NaN where unknown."""
+    out = np.full(times_RT.shape, np.nan, np.float32)
+    out[:, 1:] = np.maximum(np.diff(times_RT, axis=1), 0.0)
+    return out
+
+
+def cut(contexts: Contexts, window: int, items: Vocabulary, types: Vocabulary) -> Sequences:
+    """Cut each row to its new events and at most `window` events before them."""
+    start_R = np.maximum(contexts.new_R - window, 0)
+    length_R = (contexts.length_R - start_R).astype(np.int32)
+    column = np.arange(max(1, int(length_R.max(initial=1))))
+    index = np.minimum(start_R[:, None] + column, contexts.items_RT.shape[1] - 1)
+    inside = column < length_R[:, None]
+
+    def take(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return np.take_along_axis(values, index, axis=1)
+
+    item_keys = np.where(inside, take(contexts.items_RT), 0)
+    type_keys = np.where(inside, take(contexts.types_RT), 0)
+    return Sequences(
+        items.lookup(item_keys),
+        types.lookup(type_keys),
+        take(gaps(contexts.times_RT)).astype(np.float32),
+        take(contexts.session_RT).astype(np.bool_),
+        length_R,
+        (contexts.new_R - start_R).astype(np.int32),
+        start_R.astype(np.int32),
+    )
+
+
+def groups(length_R: Int32) -> list[Int64]:
+    """Split rows into groups of like length, shortest first; a small group joins the next."""
+    width_R = WIDTHS[np.searchsorted(WIDTHS, length_R)]
+    order = np.argsort(width_R, kind="stable")
+    borders = np.flatnonzero(np.diff(width_R[order])) + 1
+    parts = np.split(order, borders) if len(order) else []
+    merged: list[Int64] = []
+    for part in parts:
+        if merged and len(merged[-1]) < SMALLEST_GROUP:
+            merged[-1] = np.concatenate([merged[-1], part])
+        else:
+            merged.append(part)
+    return merged

@@ -1,0 +1,57 @@
+"""Settings of the model. *Identity*: changing one needs a new lineage. *Operational*: free to change."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+IDENTITY = {"change": "identity"}
+OPERATIONAL = {"change": "operational"}
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Section):
+    """The network, the vocabulary and the mixture."""
+
+    dim: Count = Field(64, json_schema_extra=IDENTITY)
+    """Width of the network and of an item's embedding; a multiple of `heads`."""
+    layers: Count = Field(2, json_schema_extra=IDENTITY)
+    """Transformer blocks."""
+    heads: Count = Field(2, json_schema_extra=IDENTITY)
+    """Attention heads."""
+    context: Count = Field(48, json_schema_extra=IDENTITY)
+    """Events of a user that the transformer looks back over; at most `history.length`."""
+    dropout: Share = Field(0.2, json_schema_extra=IDENTITY)
+    """Dropout while learning."""
+    max_items: Annotated[int, Field(ge=16)] = Field(1_000_000, json_schema_extra=IDENTITY)
+    """Items in the vocabulary; when full, the item unseen for longest makes room."""
+    min_count: Count = Field(1, json_schema_extra=IDENTITY)
+    """Times an item must have been seen before it is admitted."""
+    max_types: Annotated[int, Field(ge=1, le=1024)] = Field(64, json_schema_extra=IDENTITY)
+    """Event types told apart; later ones share the row `other`."""
+    popularity_half_life_events: Positive = Field(10_000.0, json_schema_extra=IDENTITY)
+    """After so many events a count weighs half."""
+    epsilon: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, json_schema_extra=IDENTITY)
+    """Share of every component's probability that is spread evenly over the admitted items and `unknown`."""
+    proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=OPERATIONAL)
+    """Candidates that each component proposes for a state."""
+
+
+class PredictionSettings(Section):
+    """What is published."""
+
+    top_k: Annotated[int, Field(ge=1, le=100)] = Field(10, json_schema_extra=OPERATIONAL)
+    """Items in a prediction."""
+    exclude_seen: Literal["auto", "on", "off"] = Field("auto", json_schema_extra=IDENTITY)
+    """Leave out the items in the user's history. `auto`: off for the first 10,000 scored events, then on where
+    fewer than 0.1 % of those were repeats."""

@@ -1,0 +1,335 @@
+"""The transformer as a component: its sight of a micro-batch, and one learning step.
+
+Items are scored against the whole catalogue by tied embeddings (Press and Wolf 2017); learning tells the target apart
+from sampled items with the log-Q correction (Bengio and Senecal 2008; Yi et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
+
+from model.components import Probability, smooth
+from model.contexts import Bool, Contexts, Float64, Int64
+from model.item_table import ItemTable
+from model.network import Network, pinball
+from model.sequences import Sequences, cut, groups
+from model.settings import ModelSettings
+from model.state import Array, State
+from model.vocabulary import UNKNOWN, Rows, Vocabulary
+
+TYPE_LOSS, TIME_LOSS = 0.25, 0.1
+"""Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
+TILE = 1 << 24
+"""Logits held at once while a catalogue is scored (64 MB)."""
+GROUP = 64
+"""Items whose maximum stands for them while the best are looked for."""
+BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True, slots=True)
+class LearningStep:
+    """What one step is to do, all numbers decided beforehand."""
+
+    learning_rate: float
+    weight_decay: float
+    gradient_clip: float
+    negatives: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Mean losses of a step in nats (items, types) and log-seconds (times); NaN where there was no target.
+
+    `applied` is false where a loss or gradient was not finite: then nothing was changed.
+    """
+
+    item: float
+    type: float
+    time: float
+    targets: int
+    applied: bool
+
+
+class Transformer:
+    """Network, item table and their optimizers."""
+
+    name = "transformer"
+
+    def __init__(self, settings: ModelSettings, items: Vocabulary, types: Vocabulary, seed: int) -> None:
+        self.settings, self.items, self.types = settings, items, types
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = Network(settings)
+        self.table = ItemTable(settings.dim, torch.Generator().manual_seed(seed))
+        self._body = list(self.network.parameters())
+        self._optimizer = torch.optim.AdamW(self._body, lr=1e-3, betas=BETAS, fused=True)
+
+    def view(self, contexts: Contexts) -> TransformerView:
+        """Look at a micro-batch."""
+        return TransformerView(self, contexts)
+
+    @torch.inference_mode()
+    def states(self, contexts: Contexts) -> Tensor:
+        """Return the network's state h [Q, D] for every state of a micro-batch."""
+        sequences = cut(contexts, self.settings.context, self.items, self.types)
+        h_QD = torch.zeros(contexts.states, self.settings.dim)
+        row_Q = contexts.state_row_Q
+        token_Q = contexts.state_position_Q - sequences.start_R[row_Q] + 1
+        place_R = np.full(len(sequences.length_R), -1, np.int64)
+        for rows in groups(sequences.length_R):
+            tokens = sequences.tokens(rows)
+            width = tokens.types.shape[1]
+            items = self.table.weight[torch.from_numpy(sequences.items_RL[rows, :width].astype(np.int64))]
+            h_RLD = self.network(replace(tokens, items=items))
+            place_R[:] = -1
+            place_R[rows] = np.arange(len(rows))
+            asked = np.flatnonzero(place_R[row_Q] >= 0)
+            h_QD[asked] = h_RLD[place_R[row_Q[asked]], token_Q[asked]]
+        return h_QD
+
+    def learn(self, batches: Sequence[Sequences], step: LearningStep) -> Loss:
+        """One optimizer step on all targets of `batches`; changes nothing where a loss or gradient is not finite."""
+        generator = torch.Generator().manual_seed(step.seed)
+        draw = np.random.default_rng(step.seed)
+        targets = _Targets.of(batches)
+        candidates, log_q = self._candidates(targets.items, step.negatives, draw)
+        rows = np.unique(np.concatenate([candidates, *(b.items_RL.reshape(-1) for b in batches), [UNKNOWN]]))
+        leaf = self.table.weight[torch.from_numpy(rows.astype(np.int64))].requires_grad_()
+        bias = self.table.bias[torch.from_numpy(candidates.astype(np.int64))].requires_grad_()
+        h_PD = self._forward(batches, rows, leaf, generator)
+        losses = self._losses(h_PD, targets, leaf, rows, bias, candidates, log_q)
+        total = sum((weight * loss for weight, loss in zip((1.0, TYPE_LOSS, TIME_LOSS), losses, strict=True)
+                     if loss is not None), torch.zeros(()))
+        applied = len(targets.items) > 0 and self._apply(total, rows, leaf, candidates, bias, step)
+        values = [float("nan") if loss is None else float(loss.detach()) for loss in losses]
+        return Loss(*values, targets=len(targets.items), applied=applied)
+
+    def _candidates(self, target_rows: Rows, negatives: int, draw: np.random.Generator) -> tuple[Rows, Tensor]:
+        """Return the distinct rows that targets are told apart from, and log of how often each is expected there."""
+        admitted = self.items.admitted_rows()
+        if len(admitted) <= negatives:
+            return admitted, torch.zeros(len(admitted))
+        sampled = np.unique(draw.choice(admitted, negatives))
+        positive = np.unique(target_rows[target_rows != UNKNOWN])
+        negative = np.setdiff1d(sampled, positive, assume_unique=True)
+        expected = -np.expm1(negatives * np.log1p(-1.0 / len(admitted)))  # chance to be drawn at least once
+        log_q = np.concatenate([np.zeros(len(positive)), np.full(len(negative), np.log(expected))])
+        return np.concatenate([positive, negative]).astype(np.int32), torch.from_numpy(log_q.astype(np.float32))
+
+    def _forward(self, batches: Sequence[Sequences], rows: Rows, leaf: Tensor, generator: torch.Generator) -> Tensor:
+        """Return h [P, D] of the state before each target, in the order of `_Targets`."""
+        self.network.train()
+        parts: list[Tensor] = []
+        for batch in batches:
+            ordered: list[Tensor] = []
+            order: list[Int64] = []
+            for group in groups(batch.length_R):
+                tokens = batch.tokens(group)
+                width = tokens.types.shape[1]
+                index = np.searchsorted(rows, batch.items_RL[group, :width])
+                items = F.embedding(torch.from_numpy(index), leaf)
+                h_RLD = self.network(replace(tokens, items=items), generator)
+                row, column = np.nonzero(target_mask(batch)[group][:, :width])
+                ordered.append(h_RLD[row, column])  # the state before the event at `column`: `begin` comes first
+                order.append(group[row] * batch.items_RL.shape[1] + column)
+            if ordered:
+                back = np.argsort(np.concatenate(order), kind="stable")
+                parts.append(torch.cat(ordered)[torch.from_numpy(back)])
+        return torch.cat(parts) if parts else torch.zeros(0, self.settings.dim)
+
+    def _losses(
+        self, h_PD: Tensor, targets: _Targets, leaf: Tensor, rows: Rows, bias: Tensor, candidates: Rows, log_q: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the mean item, type and time losses; None where a head has no target."""
+        order = np.argsort(candidates, kind="stable")
+        place = np.searchsorted(candidates[order], targets.items)
+        known = np.flatnonzero(targets.items != UNKNOWN)
+        item_loss = type_loss = time_loss = None
+        if len(known):
+            weight_CD = leaf[torch.from_numpy(np.searchsorted(rows, candidates))]
+            logits_PC = torch.addmm(bias - log_q, h_PD[known], weight_CD.T)
+            item_loss = F.cross_entropy(logits_PC, torch.from_numpy(order[place[known]]))
+        typed = np.flatnonzero(targets.types != UNKNOWN)
+        if len(typed) and self.types.size > 1:
+            logits_PY = self.network.type_logits(h_PD[typed])[:, : self.types.rows]
+            type_loss = F.cross_entropy(logits_PY, torch.from_numpy(targets.types[typed].astype(np.int64)))
+        timed = np.flatnonzero(~np.isnan(targets.gaps))
+        if len(timed):
+            goal = torch.log1p(torch.from_numpy(targets.gaps[timed]))
+            time_loss = pinball(self.network.time_quantiles(h_PD[timed]), goal).mean()
+        return item_loss, type_loss, time_loss
+
+    def _apply(
+        self, total: Tensor, rows: Rows, leaf: Tensor, candidates: Rows, bias: Tensor, step: LearningStep
+    ) -> bool:
+        """Backward, clip, step; false and unchanged where anything is not finite."""
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
+        norm = torch.nn.utils.clip_grad_norm_(self._body, step.gradient_clip)
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        bias_gradient = torch.zeros(len(rows))
+        if bias.grad is not None:
+            bias_gradient[torch.from_numpy(np.searchsorted(rows, candidates))] = bias.grad
+        finite = torch.isfinite(total.detach()) & torch.isfinite(norm)
+        if not bool(finite & gradient.isfinite().all() & bias_gradient.isfinite().all()):
+            return False
+        for group in self._optimizer.param_groups:
+            group["lr"], group["weight_decay"] = step.learning_rate, step.weight_decay
+        self._optimizer.step()
+        with torch.no_grad():
+            self.table.step(rows, gradient, bias_gradient, step.learning_rate)
+        return True
+
+    def admit(self, row: int, context: Sequence[int], generator: torch.Generator) -> None:
+        """Start the embedding of a new item near the mean of what its first user had just before."""
+        self.table.start(row, context, generator)
+
+    def evict(self, rows: Sequence[int]) -> None:
+        """Clear embeddings, biases and their optimizer state."""
+        self.table.evict(rows)
+
+    def forget(self, user: int) -> None:
+        """Nothing here is kept by user; what weights learned fades."""
+
+    def state(self) -> State:
+        """Return weights and optimizer state."""
+        state = State()
+        state.put("table", self.table.state(self.items.rows))
+        state.put("network", State({name: t.numpy().copy() for name, t in self.network.state_dict().items()}))
+        moments: dict[str, Array] = {}
+        for index, parts in self._optimizer.state_dict()["state"].items():
+            moments |= {f"{index}.{name}": tensor.numpy().copy() for name, tensor in parts.items()}
+        state.put("optimizer", State(moments))
+        return state
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self.table.load(state.take("table"))
+        weights = state.take("network").arrays
+        self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+        parts: dict[int, dict[str, Tensor]] = {}
+        for name, array in state.take("optimizer").arrays.items():
+            index, _, moment = name.partition(".")
+            parts.setdefault(int(index), {})[moment] = torch.from_numpy(array.copy())
+        groups_ = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": parts, "param_groups": groups_})
+
+
+class TransformerView:
+    """States h [Q, D] of a micro-batch and, once asked, the catalogue's normaliser of each."""
+
+    def __init__(self, owner: Transformer, contexts: Contexts) -> None:
+        self._owner = owner
+        self._epsilon, self._size = owner.settings.epsilon, owner.items.size
+        self.h_QD = owner.states(contexts)
+        self._log_sum_Q = torch.empty(0)
+        self._top: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+
+    @torch.inference_mode()
+    def _scan(self, n: int) -> None:
+        """Score the catalogue tile by tile: the log of the normaliser and the n best logits of every state."""
+        rows = self._owner.items.rows
+        weight, bias = self._owner.table.weight[:rows], self._owner.table.bias[:rows]
+        tile = max(1, TILE // rows)
+        buffer = torch.empty(min(tile, len(self.h_QD)), rows)
+        sums, tops = [], []
+        for h_SD in self.h_QD.split(tile):
+            logits = torch.addmm(bias, h_SD, weight.T, out=buffer[: len(h_SD)])
+            tops.append(top_n(logits, n))
+            sums.append(torch.logsumexp(logits, dim=1))
+        self._log_sum_Q = torch.cat(sums)
+        self._top = torch.cat([top[0] for top in tops]), torch.cat([top[1] for top in tops])
+
+    def _prepare(self) -> None:
+        if len(self._log_sum_Q) != len(self.h_QD):
+            self._scan(self._owner.settings.proposals)
+
+    @torch.inference_mode()
+    def propose(self, n: int) -> tuple[Rows, Probability]:
+        """Return the n most probable items of every state; n is at most `proposals`."""
+        rows, p = np.zeros((len(self.h_QD), n), np.int32), np.zeros((len(self.h_QD), n), np.float32)
+        if not self._size or not len(self.h_QD):
+            return rows, p
+        self._prepare()
+        top = min(n, self._size)
+        logits, index = self._top[0][:, :top], self._top[1][:, :top]
+        rows[:, :top] = index.numpy()
+        p[:, :top] = smooth((logits - self._log_sum_Q[:, None]).exp().numpy(), self._epsilon, self._size)
+        return rows, p
+
+    @torch.inference_mode()
+    def score(self, states: Int64, rows: Rows) -> Probability:
+        """Return the probability of rows [S, C]; uniform while nothing is admitted."""
+        if not self._size or not len(self.h_QD):
+            return np.ones(rows.shape, np.float32)
+        self._prepare()
+        index = torch.from_numpy(rows.astype(np.int64))
+        at = torch.from_numpy(states.astype(np.int64))
+        logits = torch.einsum("scd,sd->sc", self._owner.table.weight[index], self.h_QD[at])
+        logits += self._owner.table.bias[index]
+        q = (logits - self._log_sum_Q[at][:, None]).exp().numpy()
+        return smooth(np.where(rows == UNKNOWN, 0.0, q), self._epsilon, self._size)
+
+    @torch.inference_mode()
+    def type_probabilities(self) -> Probability:
+        """Return p over the rows of the type vocabulary, [Q, rows]; smoothed as items are."""
+        rows = self._owner.types.rows
+        q = torch.softmax(self._owner.network.type_logits(self.h_QD)[:, :rows], dim=1).numpy()
+        return ((1.0 - self._epsilon) * q + self._epsilon / rows).astype(np.float32)
+
+    @torch.inference_mode()
+    def time_quantiles(self) -> Float64:
+        """Return p10, p50, p90 of log(1 + seconds) to the next event, [Q, 3]."""
+        return self._owner.network.time_quantiles(self.h_QD).double().numpy()
+
+
+def top_n(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return the n largest of each line and where they are, best first; exact.
+
+    In a wide catalogue only the n groups with the largest maxima can hold them, and those are found first.
+    """
+    lines, width = logits.shape
+    n = min(n, width)
+    if width < 4 * n * GROUP:
+        top = logits.topk(n, dim=1)
+        return top.values, top.indices
+    whole = width - width % GROUP
+    peaks = logits[:, :whole].view(lines, -1, GROUP).amax(dim=2)
+    group = peaks.topk(n, dim=1).indices
+    index = (group[:, :, None] * GROUP + torch.arange(GROUP)).view(lines, -1)
+    if whole < width:
+        index = torch.cat([index, torch.arange(whole, width).expand(lines, -1)], dim=1)
+    top = logits.gather(1, index).topk(n, dim=1)
+    return top.values, index.gather(1, top.indices)
+
+
+def target_mask(batch: Sequences) -> Bool:
+    """Where the events to be learned are, [R, L]."""
+    column = np.arange(batch.items_RL.shape[1])
+    return (column >= batch.first_target_R[:, None]) & (column < batch.length_R[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """All events to be learned, row by row: item and type rows, seconds since the previous event."""
+
+    items: Rows
+    types: Rows
+    gaps: Array
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequences]) -> _Targets:
+        masks = [target_mask(batch) for batch in batches]
+        pairs = list(zip(batches, masks, strict=True))
+        return cls(
+            np.concatenate([batch.items_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.int32)]),
+            np.concatenate([batch.types_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.int32)]),
+            np.concatenate([batch.gaps_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.float32)]),
+        )

@@ -1,0 +1,203 @@
+"""The growing vocabulary: 64-bit keys of ids on one side, dense rows of every table on the other.
+
+Row 0 is `unknown`: what was never admitted, or was evicted. Items are admitted after a minimum count; when the
+vocabulary is full the items unseen for longest make room, and whoever reuses a row starts clean everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from model.contexts import Int64
+from model.state import State
+
+UNKNOWN = 0
+Rows = npt.NDArray[np.int32]
+Id = str | int
+
+_EMPTY = np.int64(0)
+_REMOVED = np.int64(-1)
+
+
+class KeyTable:
+    """Open addressing from 64-bit keys to rows, looked up for whole arrays at once.
+
+    Keys are hashes already, so their low bits address the table. The key -1 marks a removed entry and cannot be
+    stored; the caller maps it (`Vocabulary` never meets it but once in 2**64 ids, and then it is `unknown`).
+    """
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._resize(capacity)
+
+    def _resize(self, slots: int) -> None:
+        self._keys = np.zeros(slots, np.int64)
+        self._rows = np.zeros(slots, np.int32)
+        self._mask = slots - 1
+        self._used = 0  # live and removed entries
+
+    def lookup(self, keys: Int64) -> Rows:
+        """Return the row of each key, 0 where it is not stored; any shape."""
+        flat = keys.reshape(-1)
+        rows = np.zeros(flat.shape, np.int32)
+        pending = np.flatnonzero(flat != _EMPTY)
+        slot = flat[pending] & self._mask
+        while len(pending):
+            stored = self._keys[slot]
+            hit = stored == flat[pending]
+            rows[pending[hit]] = self._rows[slot[hit]]
+            go_on = ~hit & (stored != _EMPTY)
+            pending, slot = pending[go_on], (slot[go_on] + 1) & self._mask
+        return rows.reshape(keys.shape)
+
+    def insert(self, key: int, row: int) -> None:
+        """Store a key that is not stored yet."""
+        if 2 * (self._used + 1) > len(self._keys):
+            self._grow()
+        slot = key & self._mask
+        while self._keys[slot] != _EMPTY:
+            slot = (slot + 1) & self._mask
+        self._keys[slot], self._rows[slot] = key, row
+        self._used += 1
+
+    def remove(self, key: int) -> None:
+        """Forget a stored key."""
+        slot = key & self._mask
+        while self._keys[slot] != key:
+            slot = (slot + 1) & self._mask
+        self._keys[slot], self._rows[slot] = _REMOVED, 0
+
+    def _grow(self) -> None:
+        live = np.flatnonzero((self._keys != _EMPTY) & (self._keys != _REMOVED))
+        keys, rows = self._keys[live], self._rows[live]
+        slots = len(self._keys)
+        self._resize(slots * 2 if 4 * len(live) > slots else slots)
+        for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
+            self.insert(key, row)
+
+
+class Vocabulary:
+    """Admitted ids and their rows 1..size. With `evict` false a full vocabulary admits nobody any more."""
+
+    def __init__(self, max_size: int, min_count: int = 1, *, evict: bool = True) -> None:
+        self.max_size = max_size
+        self.min_count = min_count
+        self._evict = evict
+        self._table = KeyTable()
+        self.names: list[Id | None] = [None]  # by row
+        self._key_of = np.zeros(1024, np.int64)  # by row
+        self._last_seen = np.zeros(1024, np.int64)  # by row, in events
+        self._free: list[int] = []
+        self._waiting: OrderedDict[int, int] = OrderedDict()  # counts of keys below min_count, oldest first
+
+    @property
+    def rows(self) -> int:
+        """Rows in use or free for reuse, `unknown` included: the height that tables need."""
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        """Admitted ids."""
+        return len(self.names) - 1 - len(self._free)
+
+    def admitted_rows(self) -> Rows:
+        """Return all rows in use but `unknown`, rising."""
+        rows = np.arange(1, len(self.names), dtype=np.int32)
+        return np.setdiff1d(rows, np.array(self._free, np.int32)) if self._free else rows
+
+    def lookup(self, keys: Int64) -> Rows:
+        """Return the row of each key, `UNKNOWN` where it is not admitted."""
+        return self._table.lookup(keys)
+
+    def keys(self, rows: Rows) -> Int64:
+        """Return the key behind each row, 0 for `UNKNOWN`; any shape."""
+        return self._key_of[rows]
+
+    def observe(self, keys: Int64, names: Sequence[Id], event: int) -> tuple[list[int], list[int]]:
+        """Count a micro-batch of ids in stream order; `event` is the number of its first event.
+
+        Returns the positions in the micro-batch at which a row was admitted, and the rows that were evicted for
+        them. Evicted rows may be among the newly admitted ones: reset them before use.
+        """
+        rows = self._table.lookup(keys)
+        known = np.flatnonzero(rows)
+        np.maximum.at(self._last_seen, rows[known], event + known)
+        admitted: list[int] = []
+        fresh: set[int] = set()
+        for position in np.flatnonzero(rows == UNKNOWN).tolist():
+            key = int(keys[position])
+            if key not in fresh and key != -1 and self._enough(key):
+                admitted.append(position)
+                fresh.add(key)
+        evicted = self._make_room(len(admitted), event)
+        admitted = admitted[: self.max_size - self.size]
+        for position in admitted:
+            self._admit(int(keys[position]), names[position], event + position)
+        return admitted, evicted
+
+    def _enough(self, key: int) -> bool:
+        if self.min_count == 1:
+            return True
+        count = self._waiting.pop(key, 0) + 1
+        if count >= self.min_count:
+            return True
+        self._waiting[key] = count
+        if len(self._waiting) > self.max_size:
+            self._waiting.popitem(last=False)
+        return False
+
+    def _make_room(self, wanted: int, event: int) -> list[int]:
+        """Evict the stalest rows, a few hundred at a time so that the search for them is paid rarely."""
+        if not self._evict or self.size + wanted <= self.max_size:
+            return []
+        rows = self.admitted_rows()
+        rows = rows[self._last_seen[rows] < event]  # what this very micro-batch uses stays
+        count = min(len(rows), max(wanted, self.max_size // 256))
+        order = np.argsort(self._last_seen[rows], kind="stable")[:count]
+        evicted = np.sort(rows[order]).tolist()
+        for row in evicted:
+            self._table.remove(int(self._key_of[row]))
+            self.names[row], self._key_of[row] = None, 0
+        self._free.extend(reversed(evicted))
+        return evicted
+
+    def _admit(self, key: int, name: Id, event: int) -> None:
+        if self._free:
+            row = self._free.pop()
+            self.names[row] = name
+        else:
+            row = len(self.names)
+            self.names.append(name)
+            if row >= len(self._last_seen):
+                self._last_seen = np.concatenate([self._last_seen, np.zeros_like(self._last_seen)])
+                self._key_of = np.concatenate([self._key_of, np.zeros_like(self._key_of)])
+        self._last_seen[row], self._key_of[row] = event, key
+        self._table.insert(key, row)
+
+    def state(self) -> State:
+        """Return everything."""
+        waiting = np.array(list(self._waiting.items()), np.int64).reshape(-1, 2)
+        arrays = {
+            "keys": self._key_of[: self.rows].copy(),
+            "last_seen": self._last_seen[: self.rows].copy(),
+            "free": np.array(self._free, np.int32),
+            "waiting": waiting,
+        }
+        return State(arrays, {"names": list(self.names)})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self.names = list(state.values["names"])
+        capacity = max(1024, 2 * len(self.names))
+        self._last_seen, self._key_of = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+        self._last_seen[: len(self.names)] = state.arrays["last_seen"]
+        self._key_of[: len(self.names)] = state.arrays["keys"]
+        self._free = state.arrays["free"].tolist()
+        self._waiting = OrderedDict(state.arrays["waiting"].tolist())
+        self._table = KeyTable()
+        for row, key in enumerate(state.arrays["keys"].tolist()):
+            if key:
+                self._table.insert(key, row)
