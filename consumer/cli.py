@@ -113,13 +113,14 @@ def check(
     sets: options.Sets = None,
     maps: options.Maps = None,
     sample: Annotated[int, typer.Option(min=0, max=1000, help="Records to decode and show.")] = 5,
+    create: Annotated[bool, typer.Option("--create", help="Create the topics that are missing.")] = False,
 ) -> int:
     """Check settings, broker, topics and rights, and decode a sample of the input."""
     settings = options.Shared(config, brokers, topic, group, properties, sets, maps).settings()
     options.start_logging(settings)
     from consumer.check import check as run_check
 
-    report = run_check(settings, sample=sample)
+    report = run_check(settings, sample=sample, create=create)
     print(report.render())
     return 0 if report.ok else ConfigError.exit_code
 

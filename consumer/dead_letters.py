@@ -21,6 +21,7 @@ ERROR_HEADER = "__streams.errors."
 SIZE_HEADER = "tidemill-size"
 SHA256_HEADER = "tidemill-sha256"
 
+_ERROR_HEADERS = 5
 _KEPT_BYTES = 65_536
 """Key and headers of an emptied output are kept where together they are no larger."""
 
@@ -45,7 +46,7 @@ def emptied(output: Output) -> Output:
     headers = output.headers
     key = output.key
     if len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers) > _KEPT_BYTES:
-        key, headers = None, tuple(header for header in headers if header[0].startswith(ERROR_HEADER))
+        key, headers = None, tuple(header for header in headers if header[0].startswith(ERROR_HEADER))[-_ERROR_HEADERS:]
     what = ((SIZE_HEADER, str(len(value)).encode()), (SHA256_HEADER, sha256(value).hexdigest().encode()))
     return output._replace(key=key, value=b"", headers=(*headers, *what))
 

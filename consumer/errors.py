@@ -64,15 +64,15 @@ class VoidStateError(TidemillError):
     exit_code = 75
 
 
-class Fenced(VoidStateError):
+class Fenced(VoidStateError):  # noqa: N818 - it names the condition
     """Another instance with this transactional id or group instance id has taken over."""
 
 
-class LostPartitions(VoidStateError):
+class LostPartitions(VoidStateError):  # noqa: N818 - it names the condition
     """The group no longer counts this member as the owner of its partitions."""
 
 
-class UnknownOutcome(VoidStateError):
+class UnknownOutcome(VoidStateError):  # noqa: N818 - it names the condition
     """The commit was sent and no answer came: only the broker knows."""
 
 

@@ -157,6 +157,8 @@ def _probe(verdict: Verdict) -> _Page:
 class _Server(ThreadingHTTPServer):
     """At most MAX_CONNECTIONS at a time: a client that says nothing cannot keep a probe from its answer."""
 
+    request_queue_size = MAX_CONNECTIONS
+
     def __init__(self, address: tuple[str, int], pages: _Pages) -> None:
         self.pages = pages
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

@@ -11,19 +11,23 @@ ranked, kept nor learned. A *late* event is kept in the order of arrival, or tre
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from consumer.events import Event
 from consumer.history_pool import Sequence, SequencePool
 from consumer.ports import TopicPartition
-from consumer.settings import HistorySettings, InputSettings
-from model.contexts import Contexts, Int64
+from model.contexts import Contexts, Int32, Int64
 from model.predictor import LIST_LENGTH
 from model.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence as Seq
+
+    from consumer.events import Event
+    from consumer.settings import HistorySettings, InputSettings
 
 
 @dataclass(slots=True)
@@ -175,7 +179,7 @@ class Histories:
 
     def forget(self, user_key: int) -> bool:
         """Remove a user from every partition; returns whether the user was known."""
-        return any([part.forget(user_key) for part in self.partitions.values()])
+        return sum(part.forget(user_key) for part in self.partitions.values()) > 0
 
 
 class Stage:
@@ -254,8 +258,8 @@ class Stage:
         new = new_sequence(addition)
         earlier = addition.history
         if first:
-            earlier = earlier.then(Sequence(*(column[:first] for column in new))).last(self._limit)
-        fresh = Sequence(*(column[first : first + count] for column in new))
+            earlier = earlier.then(new.each(lambda column: column[:first])).last(self._limit)
+        fresh = new.each(lambda column: column[first : first + count])
         return earlier.then(fresh), len(earlier.items)
 
     def _contexts(self, events: Seq[Event]) -> Contexts:
@@ -269,7 +273,7 @@ class Stage:
         row_B, kept_B = np.array(self._row_B, np.int32), np.array(self._kept_B, np.int32)
         learn_B = np.array(self._learn_B, np.bool_)
         after_B = (first_state_R[row_B] + kept_B).astype(np.int32)
-        before_B = after_B - learn_B
+        before_B = (after_B - learn_B).astype(np.int32)
         padded = _pad([sequence for sequence, _ in rows])
         return Contexts(
             padded.items,
@@ -293,10 +297,10 @@ class Stage:
             state_position_Q[before_B] < 0,
             tuple(event.item_id for event in events),
             tuple(event.event_type for event in events),
-            self._emitted(before_B, row_B, state_position_Q, new_R),
+            self._emitted(before_B, row_B, state_position_Q.astype(np.int32), new_R),
         )
 
-    def _emitted(self, before_B: Int64, row_B: Int64, position_Q: Int64, new_R: Int64) -> Int64:
+    def _emitted(self, before_B: Int32, row_B: Int32, position_Q: Int32, new_R: Int32) -> Int64:
         """Return what was published for the user in an earlier micro-batch, for each user's first event of this one."""
         emitted = np.zeros((len(row_B), LIST_LENGTH), np.int64)
         first = position_Q[before_B] == new_R[row_B] - 1

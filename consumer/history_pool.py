@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from model.contexts import Bool, Float64, Int64
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from model.contexts import Bool, Float64, Int64
+    from model.state import Array
 
 SMALLEST = 8
 
@@ -21,11 +25,20 @@ class Sequence(NamedTuple):
 
     def last(self, count: int) -> Sequence:
         """Return the latest `count` events."""
-        return Sequence(*(column[max(0, len(column) - count) :] for column in self))
+        return self.each(lambda column: column[max(0, len(column) - count) :])
 
     def then(self, other: Sequence) -> Sequence:
         """Return this sequence followed by another."""
-        return Sequence(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+        return Sequence(
+            np.concatenate([self.items, other.items]),
+            np.concatenate([self.types, other.types]),
+            np.concatenate([self.times, other.times]),
+            np.concatenate([self.opens, other.opens]),
+        )
+
+    def each(self, take: Callable[[Array], Array]) -> Sequence:
+        """Return the columns that `take` makes of these."""
+        return Sequence(take(self.items), take(self.types), take(self.times), take(self.opens))
 
     @classmethod
     def empty(cls) -> Sequence:
@@ -44,7 +57,9 @@ class SizeClass:
 
     def _rows(self, count: int) -> Sequence:
         shape = (count, self.width)
-        return Sequence(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, np.bool_))
+        return Sequence(
+            np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, np.bool_)
+        )
 
     def take(self) -> int:
         """Reserve a row."""
@@ -61,7 +76,7 @@ class SizeClass:
 
     def read(self, row: int, length: int) -> Sequence:
         """Return the first `length` events of a row, as views."""
-        return Sequence(*(column[row, :length] for column in self._columns))
+        return self._columns.each(lambda column: column[row, :length])
 
     def write(self, row: int, events: Sequence, start: int = 0) -> None:
         """Store events from place `start` on."""

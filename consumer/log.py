@@ -26,6 +26,11 @@ WITHHELD = frozenset(
 QUIET = ("kafka",)
 """Loggers that stay at WARNING: kafka-python prints keys and values at DEBUG."""
 
+REPEAT_S = 10.0
+"""A quiet logger says the same thing at most once in this time: a broker that is down is news once."""
+
+MAX_REMEMBERED = 256
+
 
 def configure_logging(settings: LogSettings, clock: Clock, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's logging, process-wide, once at the start; again replaces it."""
@@ -39,14 +44,37 @@ def configure_logging(settings: LogSettings, clock: Clock, stream: TextIO | None
         cache_logger_on_first_use=False,
     )
     handler = _Handler(stream)
+    handler.addFilter(_Repeats(clock))
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(settings, stream))
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name], processors=_rendering(settings, stream)
+        )
     )
     _install(handler, level)
 
 
 class _Handler(logging.StreamHandler["TextIO"]):
     """Ours, so that a second call finds the first one's."""
+
+
+class _Repeats(logging.Filter):
+    """Drops what a quiet logger has just said, by the text before values are put in."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in QUIET:
+            return True
+        now, said = self._clock.monotonic(), (record.name, str(record.msg))
+        if now - self._said.get(said, -REPEAT_S) < REPEAT_S:
+            return False
+        if len(self._said) >= MAX_REMEMBERED:
+            self._said.clear()
+        self._said[said] = now
+        return True
 
 
 def _install(handler: _Handler, level: int) -> None:

@@ -78,8 +78,8 @@ class FieldMapping:
     roots: frozenset[str]
 
     def roots_of(self, name: str) -> tuple[str, ...]:
-        """Return the top-level keys from which event field `name` may be filled, in order; none for kafka paths."""
-        field = self.fields.get(name)
+        """Return the top-level keys from which `name`, as in `input.map`, may be filled; none for kafka paths."""
+        field = self.fields.get(name) or self.features.get(name.removeprefix(FEATURE_PREFIX))
         return tuple(_roots(field.path)) if field else ()
 
 

@@ -45,10 +45,12 @@ class PredictionEncoder:
                 "user_id": event.user_id,
                 "source": {"topic": record.topic, "partition": record.partition, "offset": record.offset},
             }
-            if event.event_time == event.event_time:  # noqa: PLR0124 - false for NaN, the fastest way to ask
+            if event.event_time == event.event_time:  # false for NaN, the fastest way to ask
                 body["event_time"] = event.event_time
             body["items"] = [
-                {"item_id": names[row], "score": score} for row, score in zip(rows[index], p[index], strict=False) if row
+                {"item_id": names[row], "score": score}
+                for row, score in zip(rows[index], p[index], strict=False)
+                if row
             ]
             if types is not None:
                 body["event_type"] = types[index]

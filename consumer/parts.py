@@ -36,7 +36,12 @@ class Parts:
     """Decoder, histories, predictor, learner, evaluation; what they hold is what a snapshot holds."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, health: HealthState, clock: Clock, snapshots: Snapshots | None = None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        health: HealthState,
+        clock: Clock,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.settings, self.metrics, self.health, self.clock = settings, metrics, health, clock
         self.snapshots = snapshots

@@ -7,7 +7,7 @@ A known abort leaves memory as it was, and the same records are read again.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ class Pipeline:
         self.events = 0  # accepted so far
         self.records = 0
         self._drift: list[Output] = []  # detected in the last micro-batch, sent with the next
-        self.stage_s: Counter[str] = Counter()  # seconds spent so far, by stage
+        self.stage_s: defaultdict[str, float] = defaultdict(float)  # seconds spent so far, by stage
         self._lap = clock.monotonic()
         self._reported = 0
 
@@ -115,7 +115,7 @@ class Pipeline:
         """Take over gained partitions, let go of revoked ones."""
         self._took("poll")
         self.parts.metrics.assigned(batch.assignment)
-        self.parts.health.assigned(is_assigned=bool(batch.assignment))
+        self.parts.health.assigned(is_assigned=bool(batch.assignment) or batch.owner is not None)
         self.parts.health.broker_seen()
         self.parts.health.beat()
         self.parts.follow(batch.assignment)
@@ -192,7 +192,9 @@ class Pipeline:
         metrics.latency(now - staged.contexts.event_time_B, np.where(stamps < 0, np.nan, now - stamps / 1000.0))
         for detection in detections:
             metrics.drift(detection.signal)
-            self._drift.append(drift_record(detection, self.settings.topics.drift, f"{self.parts.lineage}@{plan.batch}"))
+            self._drift.append(
+                drift_record(detection, self.settings.topics.drift, f"{self.parts.lineage}@{plan.batch}")
+            )
             log.info("drift", signal=detection.signal, detector=detection.detector, at=detection.event)
         self.parts.report_learning(learned, plan)
         metrics.lag(self.source.lag())

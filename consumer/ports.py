@@ -6,9 +6,11 @@ Kafka (`kafka_io`) and an in-memory log (`memory_io`) implement Source and Sink 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Headers = tuple[tuple[str, bytes | None], ...]
 

@@ -102,10 +102,10 @@ def _topic_source(settings: Settings, options: ReplayOptions, clock: Clock) -> S
 
     return KafkaRangeSource(
         settings,
-        clock,
         options.source.removeprefix(TOPIC_PREFIX),
         start=_bound(options.from_offset, options.from_datetime),
         stop=_bound(options.to_offset, options.to_datetime),
+        clock=clock,
     )
 
 

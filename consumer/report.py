@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
 from consumer.report_charts import Lines, colour_index, line_chart, share_chart
-from consumer.report_words import METHODS, METRICS, SIGNALS, UNITS
+from consumer.report_words import BASELINES, COMPONENT, METHODS, METRICS, SIGNALS, UNITS
 from consumer.summary import best_method
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = "report.html"
-SHOWN = ("tidemill", "markov", "own_recent", "own_frequent", "recent_popularity", "popularity", "transformer")
+SHOWN = ("tidemill", *BASELINES, "transformer")
 """Methods in the pictures, in this order; the tables have all."""
 
 Table = dict[str, dict[str, float]]
@@ -72,7 +72,9 @@ def _body(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:
     yield _section(
         "All methods",
         "Every scored event, ranked before anything was learned from its micro-batch. The best of each column is marked.",
-        _metric_table(summary["metrics"], "next item") + _terms(METHODS, summary["metrics"]) + _terms(METRICS),
+        _metric_table(summary["metrics"], "next item")
+        + _terms({name: METHODS.get(name, COMPONENT) for name in summary["metrics"]})
+        + _terms(METRICS),
     )
     yield from _apart(summary)
     yield from _heads(summary["heads"])
@@ -99,11 +101,10 @@ def _header(summary: Mapping[str, Any]) -> str:
 
 
 def _headline(metrics: Table) -> str:
-    others = {name: row for name, row in metrics.items() if name not in {"tidemill", "transformer"}}
-    best = best_method(others, "hr@10")
+    best = best_method({name: row for name, row in metrics.items() if name in BASELINES}, "hr@10")
     if best is None or "tidemill" not in metrics:
         return ""
-    ours, theirs = metrics["tidemill"]["hr@10"], others[best]["hr@10"]
+    ours, theirs = metrics["tidemill"]["hr@10"], metrics[best]["hr@10"]
     return (
         f"The item was among the model's first ten in {ours:.1%} of the events; the best baseline, "
         f"{escape(best)}, had {theirs:.1%}."
@@ -133,17 +134,14 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     table = _drift_table(drift) if drift else '<p class="note">No drift was detected.</p>'
     picture = ""
     if extra.hit_rates:
-        points = {
-            name: [(float(events), rates[name]) for events, rates in extra.hit_rates if name in rates]
-            for name in colours
-        }
+        points = {name: _rates(extra.hit_rates, name) for name in colours}
         marks = [float(found["event"]) for found in drift]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
         "Recent quality and drift",
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
-        "saw a watched signal rise for good: the stream changed, or the model lost its grip.",
+        "saw a watched signal rise: the stream changed, or the model got worse.",
         picture + table,
     )
 
@@ -174,7 +172,7 @@ def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
     }
     for head, table in heads.items():
         title, text = words[head]
-        yield _section(title, text, _metric_table(table, head.replace("_", " ")))
+        yield _section(title, text, _metric_table(table, title.lower()))
 
 
 def _machine(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:
@@ -218,6 +216,15 @@ def _over_windows(windows: Sequence[Mapping[str, Any]], names: Mapping[str, int]
     )
 
 
+def _rates(samples: Sequence[tuple[int, Mapping[str, float]]], name: str) -> list[tuple[float, float]]:
+    """Return a method's points; of several half-lives (`name@events`) those of the best."""
+    variants = {key for _, rates in samples for key in rates if key == name or key.startswith(f"{name}@")}
+    lines = {
+        key: [(float(events), rates[key]) for events, rates in samples if key in rates] for key in sorted(variants)
+    }
+    return max(lines.values(), key=lambda line: sum(rate for _, rate in line), default=[])
+
+
 def _with_points(points: Mapping[str, Sequence[tuple[float, float]]]) -> Points:
     return {name: line for name, line in points.items() if line}
 
@@ -250,17 +257,14 @@ def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
         f"{_cell(found.get('after'), best=False)}<td>{escape(found['action'])}</td></tr>"
         for found in drift
     )
-    head = "".join(f"<th>{name}</th>" for name in ("event", "signal", "detector", "before", "after", "action"))
+    names = ("event", "signal", "detector", "before", "after", "action")
+    head = "".join(f"<th{' class=text' if name == 'signal' else ''}>{name}</th>" for name in names)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _terms(words: Mapping[str, str], only: Mapping[str, Any] | None = None) -> str:
-    shown = {name: text for name, text in words.items() if only is None or name in only}
-    return (
-        '<dl class="terms">'
-        + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in shown.items())
-        + "</dl>"
-    )
+def _terms(words: Mapping[str, str]) -> str:
+    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in words.items())
+    return f'<dl class="terms">{pairs}</dl>'
 
 
 def _details(title: str, values: Mapping[str, Any]) -> str:

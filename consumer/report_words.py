@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+BASELINES = ("markov", "own_recent", "own_frequent", "recent_popularity", "popularity")
+
+COMPONENT = "One of the model's components, alone."
+
 METHODS = {
     "tidemill": "The model: several components, ranked and mixed by what they were worth so far, learning as it goes.",
     "transformer": "The model's neural network alone.",

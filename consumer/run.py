@@ -12,8 +12,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -31,6 +30,7 @@ from consumer.state_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from consumer.ports import Clock
     from consumer.settings import Settings
@@ -50,7 +50,7 @@ class StopSignal:
         self._asked = threading.Event()
         self._timer: threading.Timer | None = None
 
-    def __enter__(self) -> StopSignal:
+    def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 

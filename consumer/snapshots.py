@@ -99,7 +99,7 @@ class Snapshots:
         for index, (partition, (state, next_offset)) in enumerate(sorted(histories.items())):
             parts[f"histories-{index}"] = state
             positions.append([*partition, f"histories-{index}", next_offset])
-        files = {}
+        files: dict[str, dict[str, Any]] = {}
         for part, state in parts.items():
             files |= self._write(name, f"{part}.safetensors", save_arrays(state.arrays))
             files |= self._write(name, f"{part}.json", orjson.dumps(state.values))

@@ -34,7 +34,9 @@ class Track:
         prequential = self._pipeline.parts.evaluation.prequential
         self._speed.append((events, (events - self._events) / max(now - self._time, 1e-9)))
         self._weights.append((events, self._pipeline.parts.model.mixture.overall()))
-        self._hits.append((events, {name: m["hr@10"] for name in prequential.methods if (m := prequential.recent(name))}))
+        self._hits.append(
+            (events, {name: m["hr@10"] for name in prequential.methods if (m := prequential.recent(name))})
+        )
         self._events, self._time = events, now
         if len(self._speed) > POINTS:
             self._every *= 2

@@ -116,7 +116,7 @@ class DriftMonitor:
     def update(self, values: Mapping[str, Float64], event: int) -> list[Detection]:
         """Take one micro-batch of per-event values per signal, in stream order; return what is detected.
 
-        `event` is the number of stream events up to its end. Values that are not finite are passed over.
+        `event` is the place in the stream that detections are given. Values that are not finite are passed over.
         """
         return [
             Detection(event, signal, detector, before, after)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from incremental.baselines import Baselines
 from incremental.drift import Detection, DriftMonitor, signals
 from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
 from incremental.prequential import Prequential
-from incremental.settings import EvaluationSettings
-from model.contexts import Contexts, Float64
 from model.network import QUANTILES
-from model.predictor import Scores
 from model.state import State
+
+if TYPE_CHECKING:
+    from incremental.settings import EvaluationSettings
+    from model.contexts import Contexts, Float64
+    from model.predictor import Scores
 
 OURS = "tidemill"
 
@@ -50,10 +54,7 @@ class Evaluation:
         items = {OURS: ItemOutcomes(scores.rank_B, scores.log_prob_B)} | items
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
-        if scores.type_p_BY is None:
-            types = {}
-        else:
-            types = {OURS: _types(scores)} | types
+        types = {} if scores.type_p_BY is None else {OURS: _types(scores)} | types
         times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
         return Outcomes(observed.kind_B, items, emitted, types, times)

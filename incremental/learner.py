@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ import torch
 from incremental.plan import LearnPlan, learning_rate, rehearsal_windows, seed_for, step_of
 from incremental.rehearsal import Rehearsal
 from incremental.repeats import RepeatRule
-from incremental.settings import LearningSettings
-from model.contexts import Contexts
-from model.model import Model
-from model.predictor import Scores
 from model.sequences import Sequences, cut
-from model.settings import PredictionSettings
 from model.state import State
-from model.transformer import Loss
+
+if TYPE_CHECKING:
+    from incremental.settings import LearningSettings
+    from model.contexts import Contexts
+    from model.model import Model
+    from model.predictor import Scores
+    from model.settings import PredictionSettings
+    from model.transformer import Loss
 
 CONTEXT_ITEMS = 3
 """Items before a new one that its embedding starts from."""
@@ -103,7 +106,8 @@ class Learner:
 
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray) -> None:
         model = self.model
-        model.popularity.learn(scores.target_B[kept], model.items.lookup(contexts.event_item_B[kept]))
+        model.unknown.learn(scores.target_B[kept])
+        model.popularity.learn(model.items.lookup(contexts.event_item_B[kept]))
         scored = kept[~contexts.first_B[kept]]
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from model.contexts import Bool, Float64, Int32, Int64
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from model.contexts import Bool, Float64, Int32, Int64
 
 MISS = np.int32(2**31 - 1)
 """The rank of a target that is not in a method's list."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from incremental.settings import LearningSettings
 from model.transformer import LearningStep
+
+if TYPE_CHECKING:
+    from incremental.settings import LearningSettings
 
 REFERENCE_EVENTS = 256
 """The micro-batch for which `learning_rate` and `rehearsal_windows` are meant; smaller ones do proportionally less."""
@@ -34,7 +37,7 @@ def learning_rate(settings: LearningSettings, step: int, events: int) -> float:
     """Inverse square root decay down to a floor; scaled by the square root of a small micro-batch's share."""
     decay = (1.0 + step / settings.learning_rate_decay_steps) ** -0.5
     share = min(1.0, events / REFERENCE_EVENTS) ** 0.5
-    return settings.learning_rate * max(settings.learning_rate_floor, decay) * share
+    return float(settings.learning_rate * max(settings.learning_rate_floor, decay) * share)
 
 
 def rehearsal_windows(settings: LearningSettings, events: int) -> int:

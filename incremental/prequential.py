@@ -103,7 +103,7 @@ class Prequential:
 
     @property
     def methods(self) -> list[str]:
-        """Names of all methods on the next item, so far."""
+        """Names of all methods on the next item so far; recent popularity has one per half-life."""
         return list(self._items.sums)
 
     def update(self, outcomes: Outcomes) -> None:
@@ -217,7 +217,7 @@ def _head_values(outcomes: Outcomes, scored_B: Bool) -> dict[str, Float64]:
     for head, methods in heads.items():
         counted_B = scored_B.copy()
         for numbers in methods.values():
-            counted_B &= np.isfinite(numbers).all(axis=1)
+            counted_B &= ~np.isnan(numbers).any(axis=1)  # an infinite loss stays, to be seen
         for name, numbers in methods.items():
             rows = numbers[counted_B]
             values[f"{head}/{name}"] = np.concatenate([np.ones((len(rows), 1)), rows], axis=1)

@@ -7,12 +7,16 @@ items, so an evicted item is simply unknown there, and one that returns is found
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from model.contexts import Contexts, Int64
 from model.sequences import Sequences, gaps
 from model.state import State
-from model.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from model.contexts import Contexts, Int64
+    from model.vocabulary import Vocabulary
 
 COLUMNS = ("items", "types", "times", "opens")
 

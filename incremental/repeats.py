@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from model.state import State
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 DECIDE_AFTER = 10_000
 """Scored events before `auto` decides."""

@@ -1,22 +1,22 @@
 """The component port: what the predictor asks of everything that can tell what a user does next.
 
 Every component gives a distribution over the admitted items and one symbol `unknown` (row 0), already smoothed:
-p = (1 - epsilon) * q + epsilon / (size + 1). It never changes while it predicts; it learns after it was scored.
+`model.smoothing` says how. It never changes while it predicts; it learns after it was scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from model.contexts import Contexts, Int64
-from model.state import State
-from model.vocabulary import Rows
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-Probability = npt.NDArray[np.float32]
+    from model.contexts import Contexts, Int64
+    from model.smoothing import Probability, Smoothing
+    from model.state import State
+    from model.vocabulary import Rows
 
 
 class View(Protocol):
@@ -37,7 +37,7 @@ class Component(Protocol):
 
     name: str
 
-    def view(self, contexts: Contexts) -> View:
+    def view(self, contexts: Contexts, smoothing: Smoothing) -> View:
         """Look at a micro-batch; changes nothing."""
 
     def evict(self, rows: Sequence[int]) -> None:
@@ -51,11 +51,6 @@ class Component(Protocol):
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
-
-
-def smooth(q: npt.NDArray[np.floating], epsilon: float, size: int) -> Probability:
-    """Mix with the uniform distribution over `size` items and `unknown`."""
-    return ((1.0 - epsilon) * q + epsilon / (size + 1)).astype(np.float32)
 
 
 def best_first(rows: Rows, p: Probability, n: int) -> tuple[Rows, Probability]:

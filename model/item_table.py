@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INIT_SCALE = 0.1
 CONTEXT_SHARE = 0.7
@@ -88,7 +91,6 @@ class ItemTable:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self.weight, self.bias, self._momentum, self._variance, self._steps = (
-            torch.from_numpy(state.arrays[name].copy())
-            for name in ("weight", "bias", "momentum", "variance", "steps")
+            torch.from_numpy(state.arrays[name].copy()) for name in ("weight", "bias", "momentum", "variance", "steps")
         )
         self._reserve(max(1024, len(self.weight)))

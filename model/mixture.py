@@ -8,12 +8,16 @@ them, also just after a change.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from model.components import Probability
-from model.contexts import Float64, Int64
 from model.state import State
+
+if TYPE_CHECKING:
+    from model.contexts import Float64, Int64
+    from model.smoothing import Probability
 
 BUCKETS = np.array([1, 2, 3, 4, 6, 11, 31])
 """Lengths of history at which the next bucket of blend weights begins; bucket 0 is the empty history."""
@@ -21,7 +25,7 @@ BLEND_RATE = 0.002
 """Per event; faster at first, as 1 / events seen."""
 
 
-def bucket(history_length: Int64) -> Int64:
+def bucket(history_length: npt.NDArray[np.integer]) -> Int64:
     """Return the bucket of each length of history."""
     return np.searchsorted(BUCKETS, history_length, side="right")
 
@@ -39,11 +43,13 @@ class Mixture:
 
     def weights(self, buckets: Int64) -> Float64:
         """Return the effective weight of each component for states in these buckets, [S, K]; lines sum to 1."""
-        return self._share[:-1] + self._share[-1] * self._blend[buckets]
+        weights: Float64 = self._share[:-1] + self._share[-1] * self._blend[buckets]
+        return weights
 
     def combine(self, p_SCK: npt.NDArray[np.float32], buckets: Int64) -> Probability:
         """Return the mixture's probability, [S, C]."""
-        return np.einsum("sck,sk->sc", p_SCK, self.weights(buckets).astype(np.float32))
+        mixed: Probability = np.einsum("sck,sk->sc", p_SCK, self.weights(buckets).astype(np.float32))
+        return mixed
 
     def learn(self, p_BK: Float64, buckets: Int64) -> None:
         """Learn from the probability each component gave to what happened, in stream order."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from model.components import Component
 from model.mixture import Mixture
 from model.own_items import OwnItems
 from model.popularity import Popularity
-from model.settings import ModelSettings
+from model.smoothing import Smoothing, UnknownRate
 from model.state import State
 from model.transformer import Transformer
 from model.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.components import Component
+    from model.settings import ModelSettings
 
 
 class Model:
@@ -25,10 +30,16 @@ class Model:
         self.items = Vocabulary(settings.max_items, settings.min_count)
         self.types = Vocabulary(settings.max_types, evict=False)
         self.transformer = Transformer(settings, self.items, self.types, seed)
-        self.popularity = Popularity(self.items, settings.popularity_half_life_events, settings.epsilon)
-        self.own_items = OwnItems(self.items, settings.epsilon)
+        self.popularity = Popularity(self.items, settings.popularity_half_life_events)
+        self.own_items = OwnItems(self.items)
         self.mixture = Mixture([component.name for component in self.components])
+        self.unknown = UnknownRate()
         self.has_times = False
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """How components are smoothed now."""
+        return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate)
 
     @property
     def components(self) -> list[Component]:
@@ -50,6 +61,7 @@ class Model:
         state = State(values={"has_times": self.has_times})
         state.put("items", self.items.state())
         state.put("types", self.types.state())
+        state.put("unknown", self.unknown.state())
         state.put("mixture", self.mixture.state())
         for component in self.components:
             state.put(component.name, component.state())
@@ -60,6 +72,7 @@ class Model:
         self.has_times = bool(state.values["has_times"])
         self.items.load(state.take("items"))
         self.types.load(state.take("types"))
+        self.unknown.load(state.take("unknown"))
         self.mixture.load(state.take("mixture"))
         for component in self.components:
             component.load(state.take(component.name))

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
-from model.settings import ModelSettings
+if TYPE_CHECKING:
+    from model.settings import ModelSettings
 
 INTERVALS = 64
 """Embeddings of the time since the previous event: 0 unknown, then half-octaves of 1 + seconds, to about 50 years."""

@@ -8,15 +8,20 @@ frequency; the stream decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from model.components import Probability, best_first, smooth
-from model.contexts import Bool, Contexts, Float64, Int64
+from model.components import best_first
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.contexts import Bool, Contexts, Float64, Int64
+    from model.smoothing import Probability, Smoothing
 
 BORDERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
 """Lag group g holds lags BORDERS[g] .. BORDERS[g + 1] - 1, where lag 0 is the latest event."""
@@ -35,15 +40,14 @@ class OwnItems:
 
     name = "own_items"
 
-    def __init__(self, items: Vocabulary, epsilon: float) -> None:
+    def __init__(self, items: Vocabulary) -> None:
         self.items = items
-        self.epsilon = epsilon
         groups = len(BORDERS) - 1
-        self._credit = PRIOR_EVENTS * 2.0 ** -np.arange(groups)
+        self._credit = (PRIOR_EVENTS * 2.0 ** -np.arange(groups)).astype(np.float64)
 
-    def view(self, contexts: Contexts) -> OwnItemsView:
+    def view(self, contexts: Contexts, smoothing: Smoothing) -> OwnItemsView:
         """Look at a micro-batch."""
-        return OwnItemsView(contexts, self.items, self._credit, self.epsilon)
+        return OwnItemsView(contexts, self.items, self._credit, smoothing)
 
     def learn(self, view: OwnItemsView, states: Int64, target_rows: Rows) -> None:
         """Credit the lags that held each event's item, as seen from the state before it."""
@@ -69,8 +73,8 @@ class OwnItems:
 class OwnItemsView:
     """The distinct items of every state's history with their weights, in one sorted list of (state, row) codes."""
 
-    def __init__(self, contexts: Contexts, items: Vocabulary, credit: Float64, epsilon: float) -> None:
-        self._epsilon, self._size, self._states = epsilon, items.size, contexts.states
+    def __init__(self, contexts: Contexts, items: Vocabulary, credit: Float64, smoothing: Smoothing) -> None:
+        self._smooth, self._states = smoothing, contexts.states
         row_Q, position_Q = contexts.state_row_Q, contexts.state_position_Q
         length = contexts.items_RT.shape[1]
         self._group_T = lag_groups(length)
@@ -120,15 +124,15 @@ class OwnItemsView:
         rows, q = np.zeros((self._states, width), np.int32), np.zeros((self._states, width), np.float32)
         rows[state, place], q[state, place] = row, self._q
         rows, q = best_first(rows, q, n)
-        return rows, np.where(rows != UNKNOWN, smooth(q, self._epsilon, self._size), np.float32(0.0))
+        return rows, np.where(rows != UNKNOWN, self._smooth(q, rows), np.float32(0.0))
 
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]; a state without history is uniform."""
         place, held = self._find(states, rows)
         q = np.where(held, self._q[place] if len(self._q) else 0.0, 0.0)
         empty = ~(self._items_QT[states] != UNKNOWN).any(axis=1)
-        q[empty] = 1.0 / (self._size + 1)
-        return smooth(q, self._epsilon, self._size)
+        q[empty] = 1.0 / max(1, self._smooth.size)
+        return self._smooth(q, rows)
 
     def credit(self, states: Int64, target_rows: Rows) -> Float64:
         """Return each lag group's share of the repeats among these targets [S]."""
@@ -137,4 +141,5 @@ class OwnItemsView:
         total = weight.sum(axis=1, keepdims=True)
         share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
         group = self._group_T[self._lag_QT[states]]
-        return np.bincount(group.reshape(-1), share.reshape(-1), minlength=len(BORDERS) - 1)[: len(BORDERS) - 1]
+        credit = np.bincount(group.reshape(-1), share.reshape(-1), minlength=len(BORDERS) - 1)
+        return credit[: len(BORDERS) - 1].astype(np.float64)

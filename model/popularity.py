@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.components import Probability, smooth
-from model.contexts import Contexts, Float64, Int64
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.contexts import Contexts, Float64, Int64
+    from model.smoothing import Probability, Smoothing
 
 RENORMALISE_ABOVE = 1e100
 
@@ -21,40 +25,31 @@ class Popularity:
     catalogue; counts are rescaled long before they could overflow.
     """
 
-    def __init__(self, items: Vocabulary, half_life: float, epsilon: float, name: str = "recency_popularity") -> None:
+    def __init__(self, items: Vocabulary, half_life: float, name: str = "recency_popularity") -> None:
         self.name = name
         self.items = items
-        self.epsilon = epsilon
         self._growth = 2.0 ** (1.0 / half_life)
         self._increment = 1.0
-        self._count = np.zeros(1024)  # by row; row 0 counts the events whose item was unknown when they came
-        self._events = 0.0  # decayed number of events, in the same growing unit
+        self._count = np.zeros(1024)  # by row; row 0 stays 0
 
-    def view(self, contexts: Contexts) -> PopularityView:
+    def view(self, contexts: Contexts, smoothing: Smoothing) -> PopularityView:
         """Look at a micro-batch: every state sees the same distribution."""
         rows = self.items.rows
         if rows > len(self._count):
             self._reserve(rows)
-        q = self._count[:rows].copy()
-        unknown = q[UNKNOWN] / self._events if self._events else 1.0
-        known = q[1:].sum()
-        q[1:] *= (1.0 - unknown) / known if known else 0.0
-        q[UNKNOWN] = unknown
-        return PopularityView(q, contexts.states, self.epsilon, self.items.size)
+        q = self._count[:rows] / max(self._count.sum(), 1e-300)
+        return PopularityView(q, contexts.states, smoothing)
 
-    def learn(self, rows_at_scoring: Rows, rows_now: Rows) -> None:
-        """Count events in stream order: the row each item had when it was scored (0: unknown), and has now."""
+    def learn(self, rows: Rows) -> None:
+        """Count events in stream order, by the row of each item (0: not admitted)."""
         if self.items.rows > len(self._count):
             self._reserve(self.items.rows)
-        weight = self._increment * self._growth ** np.arange(len(rows_now))
-        known = rows_now != UNKNOWN
-        np.add.at(self._count, rows_now[known], weight[known])
-        self._count[UNKNOWN] += weight[rows_at_scoring == UNKNOWN].sum()
-        self._events += weight.sum()
-        self._increment = float(self._increment * self._growth ** len(rows_now))
+        weight = self._increment * self._growth ** np.arange(len(rows))
+        known = rows != UNKNOWN
+        np.add.at(self._count, rows[known], weight[known])
+        self._increment = float(self._increment * self._growth ** len(rows))
         if self._increment > RENORMALISE_ABOVE:
             self._count /= self._increment
-            self._events /= self._increment
             self._increment = 1.0
 
     def _reserve(self, rows: int) -> None:
@@ -72,32 +67,31 @@ class Popularity:
         count = np.zeros(self.items.rows)
         have = min(len(count), len(self._count))
         count[:have] = self._count[:have]
-        return State({"count": count}, {"increment": self._increment, "events": self._events})
+        return State({"count": count}, {"increment": self._increment})
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self._count = state.arrays["count"].copy()
         self._increment = float(state.values["increment"])
-        self._events = float(state.values["events"])
 
 
 class PopularityView:
     """The shared distribution q [N]."""
 
-    def __init__(self, q: Float64, states: int, epsilon: float, size: int) -> None:
-        self._q, self._states, self._epsilon, self._size = q, states, epsilon, size
+    def __init__(self, q: Float64, states: int, smoothing: Smoothing) -> None:
+        self._q, self._states, self._smooth = q, states, smoothing
 
     def propose(self, n: int) -> tuple[Rows, Probability]:
         """Return the most popular items, the same for every state."""
         q = self._q[1:]
-        top = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
-        top = top[np.lexsort((top, -q[top]))][:n] + 1
+        best = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
+        top = (best[np.lexsort((best, -q[best]))][:n] + 1).astype(np.int32)
         rows, p = np.zeros(n, np.int32), np.zeros(n, np.float32)
         rows[: len(top)] = top
-        p[: len(top)] = smooth(self._q[top], self._epsilon, self._size)
+        p[: len(top)] = self._smooth(self._q[top], top)
         return np.tile(rows, (self._states, 1)), np.tile(p, (self._states, 1))
 
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]."""
         del states
-        return smooth(self._q[rows], self._epsilon, self._size)
+        return self._smooth(self._q[rows], rows)

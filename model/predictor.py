@@ -8,17 +8,21 @@ union is a miss. Probabilities of single items come from the same mixture and ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from model.components import Probability, View
-from model.contexts import Bool, Contexts, Float64, Int32, Int64
 from model.mixture import bucket
-from model.model import Model
-from model.own_items import OwnItemsView
-from model.transformer import TransformerView
 from model.vocabulary import UNKNOWN, Rows
+
+if TYPE_CHECKING:
+    from model.components import View
+    from model.contexts import Bool, Contexts, Float64, Int32, Int64
+    from model.model import Model
+    from model.own_items import OwnItemsView
+    from model.smoothing import Probability
+    from model.transformer import TransformerView
 
 MISS = np.int32(2**31 - 1)
 """The rank of what is not in the list."""
@@ -97,9 +101,10 @@ class Predictor:
         return scores, self._publish(contexts, ranking, type_p_QY, gap_Q3)
 
     def _views(self, contexts: Contexts) -> Views:
-        model = self.model
-        transformer, own = model.transformer.view(contexts), model.own_items.view(contexts)
-        return Views(transformer, own, (transformer, model.popularity.view(contexts), own))
+        model, smoothing = self.model, self.model.smoothing
+        transformer = model.transformer.view(contexts, smoothing)
+        own = model.own_items.view(contexts, smoothing)
+        return Views(transformer, own, (transformer, model.popularity.view(contexts, smoothing), own))
 
     def _rank(
         self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]], *, exclude_seen: bool

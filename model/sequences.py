@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.contexts import Bool, Contexts, Float64, Int32, Int64
 from model.network import Tokens, interval_bucket
-from model.vocabulary import Rows, Vocabulary
+
+if TYPE_CHECKING:
+    from model.contexts import Bool, Contexts, Float64, Int32, Int64
+    from model.vocabulary import Rows, Vocabulary
 
 WIDTHS = np.array([2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
 SMALLEST_GROUP = 16

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-IDENTITY = {"change": "identity"}
-OPERATIONAL = {"change": "operational"}
+if TYPE_CHECKING:
+    from pydantic.config import JsonDict
+
+IDENTITY: JsonDict = {"change": "identity"}
+OPERATIONAL: JsonDict = {"change": "operational"}
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

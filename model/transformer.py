@@ -6,22 +6,26 @@ from sampled items with the log-Q correction (Bengio and Senecal 2008; Yi et al.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
-from model.components import Probability, smooth
-from model.contexts import Bool, Contexts, Float64, Int64
 from model.item_table import ItemTable
 from model.network import Network, pinball
 from model.sequences import Sequences, cut, groups
-from model.settings import ModelSettings
 from model.state import Array, State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.contexts import Bool, Contexts, Float64, Int64
+    from model.settings import ModelSettings
+    from model.smoothing import Probability, Smoothing
 
 TYPE_LOSS, TIME_LOSS = 0.25, 0.1
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
@@ -71,9 +75,9 @@ class Transformer:
         self._body = list(self.network.parameters())
         self._optimizer = torch.optim.AdamW(self._body, lr=1e-3, betas=BETAS, fused=True)
 
-    def view(self, contexts: Contexts) -> TransformerView:
+    def view(self, contexts: Contexts, smoothing: Smoothing) -> TransformerView:
         """Look at a micro-batch."""
-        return TransformerView(self, contexts)
+        return TransformerView(self, contexts, smoothing)
 
     @torch.inference_mode()
     def states(self, contexts: Contexts) -> Tensor:
@@ -105,11 +109,17 @@ class Transformer:
         bias = self.table.bias[torch.from_numpy(candidates.astype(np.int64))].requires_grad_()
         h_PD = self._forward(batches, rows, leaf, generator)
         losses = self._losses(h_PD, targets, leaf, rows, bias, candidates, log_q)
-        total = sum((weight * loss for weight, loss in zip((1.0, TYPE_LOSS, TIME_LOSS), losses, strict=True)
-                     if loss is not None), torch.zeros(()))
+        total = sum(
+            (
+                weight * loss
+                for weight, loss in zip((1.0, TYPE_LOSS, TIME_LOSS), losses, strict=True)
+                if loss is not None
+            ),
+            torch.zeros(()),
+        )
         applied = len(targets.items) > 0 and self._apply(total, rows, leaf, candidates, bias, step)
-        values = [float("nan") if loss is None else float(loss.detach()) for loss in losses]
-        return Loss(*values, targets=len(targets.items), applied=applied)
+        item, kind, time = (float("nan") if loss is None else float(loss.detach()) for loss in losses)
+        return Loss(item, kind, time, len(targets.items), applied)
 
     def _candidates(self, target_rows: Rows, negatives: int, draw: np.random.Generator) -> tuple[Rows, Tensor]:
         """Return the distinct rows that targets are told apart from, and log of how often each is expected there."""
@@ -225,9 +235,8 @@ class Transformer:
 class TransformerView:
     """States h [Q, D] of a micro-batch and, once asked, the catalogue's normaliser of each."""
 
-    def __init__(self, owner: Transformer, contexts: Contexts) -> None:
-        self._owner = owner
-        self._epsilon, self._size = owner.settings.epsilon, owner.items.size
+    def __init__(self, owner: Transformer, contexts: Contexts, smoothing: Smoothing) -> None:
+        self._owner, self._smooth, self._size = owner, smoothing, owner.items.size
         self.h_QD = owner.states(contexts)
         self._log_sum_Q = torch.empty(0)
         self._top: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
@@ -240,7 +249,7 @@ class TransformerView:
         tile = max(1, TILE // rows)
         buffer = torch.empty(min(tile, len(self.h_QD)), rows)
         sums, tops = [], []
-        for h_SD in self.h_QD.split(tile):
+        for h_SD in torch.split(self.h_QD, tile):
             logits = torch.addmm(bias, h_SD, weight.T, out=buffer[: len(h_SD)])
             tops.append(top_n(logits, n))
             sums.append(torch.logsumexp(logits, dim=1))
@@ -261,7 +270,7 @@ class TransformerView:
         top = min(n, self._size)
         logits, index = self._top[0][:, :top], self._top[1][:, :top]
         rows[:, :top] = index.numpy()
-        p[:, :top] = smooth((logits - self._log_sum_Q[:, None]).exp().numpy(), self._epsilon, self._size)
+        p[:, :top] = self._smooth((logits - self._log_sum_Q[:, None]).exp().numpy(), rows[:, :top])
         return rows, p
 
     @torch.inference_mode()
@@ -275,14 +284,15 @@ class TransformerView:
         logits = torch.einsum("scd,sd->sc", self._owner.table.weight[index], self.h_QD[at])
         logits += self._owner.table.bias[index]
         q = (logits - self._log_sum_Q[at][:, None]).exp().numpy()
-        return smooth(np.where(rows == UNKNOWN, 0.0, q), self._epsilon, self._size)
+        return self._smooth(q, rows)
 
     @torch.inference_mode()
     def type_probabilities(self) -> Probability:
         """Return p over the rows of the type vocabulary, [Q, rows]; smoothed as items are."""
         rows = self._owner.types.rows
         q = torch.softmax(self._owner.network.type_logits(self.h_QD)[:, :rows], dim=1).numpy()
-        return ((1.0 - self._epsilon) * q + self._epsilon / rows).astype(np.float32)
+        epsilon = self._smooth.epsilon
+        return ((1.0 - epsilon) * q + epsilon / rows).astype(np.float32)
 
     @torch.inference_mode()
     def time_quantiles(self) -> Float64:

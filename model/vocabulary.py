@@ -7,13 +7,17 @@ vocabulary is full the items unseen for longest make room, and whoever reuses a 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from model.contexts import Int64
-from model.state import State
+from model.state import Array, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.contexts import Int64
 
 UNKNOWN = 0
 Rows = npt.NDArray[np.int32]
@@ -157,7 +161,7 @@ class Vocabulary:
         rows = rows[self._last_seen[rows] < event]  # what this very micro-batch uses stays
         count = min(len(rows), max(wanted, self.max_size // 256))
         order = np.argsort(self._last_seen[rows], kind="stable")[:count]
-        evicted = np.sort(rows[order]).tolist()
+        evicted: list[int] = np.sort(rows[order]).tolist()
         for row in evicted:
             self._table.remove(int(self._key_of[row]))
             self.names[row], self._key_of[row] = None, 0
@@ -180,7 +184,7 @@ class Vocabulary:
     def state(self) -> State:
         """Return everything."""
         waiting = np.array(list(self._waiting.items()), np.int64).reshape(-1, 2)
-        arrays = {
+        arrays: dict[str, Array] = {
             "keys": self._key_of[: self.rows].copy(),
             "last_seen": self._last_seen[: self.rows].copy(),
             "free": np.array(self._free, np.int32),

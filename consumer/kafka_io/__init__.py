@@ -4,9 +4,16 @@
 fills a topic, the functions of `admin` look at topics and make them.
 """
 
-from consumer.kafka_io.admin import committed_lag, create_topics, probe_transactions, topic_info, topic_rights
+from consumer.kafka_io.admin import (
+    committed_lag,
+    create_command,
+    create_topics,
+    probe_transactions,
+    topic_info,
+    topic_rights,
+)
 from consumer.kafka_io.options import connection_options
-from consumer.kafka_io.range_source import Bound, KafkaRangeSource
+from consumer.kafka_io.range_source import Bound, KafkaRangeSource, read_last
 from consumer.kafka_io.sink import KafkaSink
 from consumer.kafka_io.source import KafkaSource
 from consumer.kafka_io.writer import KafkaWriter
@@ -19,8 +26,10 @@ __all__ = [
     "KafkaWriter",
     "committed_lag",
     "connection_options",
+    "create_command",
     "create_topics",
     "probe_transactions",
+    "read_last",
     "topic_info",
     "topic_rights",
 ]

@@ -9,10 +9,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, codec, errors
     from kafka import TopicPartition as KafkaPartition
-    from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+    from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
     from kafka.coordinator.assignors.range import RangePartitionAssignor
     from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
     from kafka.net.compat import KafkaNetClient
+    from kafka.net.manager import KafkaConnectionManager
+    from kafka.net.selector import NetworkSelector
     from kafka.protocol.consumer import IsolationLevel
     from kafka.structs import OffsetAndMetadata
 
@@ -22,10 +24,13 @@ __all__ = [
     "ConsumerRebalanceListener",
     "IsolationLevel",
     "KafkaAdminClient",
+    "KafkaConnectionManager",
     "KafkaConsumer",
     "KafkaNetClient",
     "KafkaPartition",
     "KafkaProducer",
+    "MemberToRemove",
+    "NetworkSelector",
     "OffsetAndMetadata",
     "OffsetSpec",
     "RangePartitionAssignor",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from consumer.errors import BrokerUnavailable, ConfigError, TransientError
-from consumer.kafka_io.client import KafkaNetClient
+from consumer.errors import AccessError, BrokerUnavailable, ConfigError, TransientError
+from consumer.kafka_io.client import KafkaConnectionManager, KafkaNetClient, NetworkSelector
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.codecs import provide_snappy
 from consumer.kafka_io.errors import describe, translate
@@ -39,7 +39,7 @@ def connect(make: Callable[..., Any], options: dict[str, Any], kafka: KafkaSetti
             if clock.monotonic() >= deadline:
                 raise BrokerUnavailable(
                     f"no broker at {kafka.bootstrap_servers} answered for {kafka.broker_wait_s:g} s"
-                    f" ({kafka.security_protocol})"
+                    f" ({kafka.security_protocol}): {error}"
                 ) from error
             log.warning("waiting for a broker", bootstrap_servers=kafka.bootstrap_servers, left_s=round(left))
         except k.KafkaError as error:
@@ -65,18 +65,46 @@ def retry(call: Callable[[], T], doing: str, clock: Clock, *, within_s: float, p
 
 def _open(make: Callable[..., Any], options: dict[str, Any], timeout_s: float) -> Any:
     """Make the client; one that cannot connect leaves no thread and no socket behind."""
-    made: list[KafkaNetClient] = []
+    made: list[Any] = []
+    first: list[_FirstContact] = []
 
-    def keep(**config: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**config))
+    def keep(**config: Any) -> Any:
+        net = NetworkSelector(**config)
+        first.append(_FirstContact(net, **config))
+        made.append(KafkaNetClient(net, first[-1], **config))
         return made[-1]
 
     try:
         return make(**options, kafka_client=keep, bootstrap_timeout_ms=int(timeout_s * 1000))
-    except BaseException:
+    except BaseException as error:
         for client in made:
             client.close()
+        if isinstance(error, k.KafkaTimeoutError) and first and first[0].last is not None:
+            raise k.KafkaTimeoutError(str(first[0].last)) from error
         raise
+
+
+class _FirstContact(KafkaConnectionManager):  # type: ignore[misc]  # the base is untyped
+    """The client's connections; it gives up at once when a bootstrap server refuses the login, and notes the last error.
+
+    The client itself would go on until its timeout, and only write why to its log.
+    """
+
+    last: Exception | None = None
+    _refusal: Exception | None = None
+
+    def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
+        if self._refusal is not None:
+            raise self._refusal
+        connection = super().get_connection(node_id, *args, **options)
+        if self.cluster.is_bootstrap(node_id):
+            connection.init_future.add_errback(self._note)
+        return connection
+
+    def _note(self, error: Exception) -> None:
+        self.last = error
+        if isinstance(translate(error, "login"), AccessError):
+            self._refusal = error
 
 
 def _keep_records_out_of_the_log() -> None:

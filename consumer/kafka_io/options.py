@@ -16,6 +16,7 @@ from consumer.kafka_io.client import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from consumer.settings import KafkaSettings
@@ -89,7 +90,7 @@ def group_consumer_options(kafka: KafkaSettings) -> dict[str, Any]:
         raise ConfigError("kafka.instance may hold letters, digits, '.', '_' and '-' only, at most 200 of them")
     return _with_properties(
         {
-            **range_consumer_options(kafka, for_properties=False),
+            **_reader_options(kafka),
             "group_id": kafka.group,
             "group_instance_id": kafka.instance,
             "session_timeout_ms": kafka.session_timeout_ms,
@@ -101,9 +102,14 @@ def group_consumer_options(kafka: KafkaSettings) -> dict[str, Any]:
     )
 
 
-def range_consumer_options(kafka: KafkaSettings, *, for_properties: bool = True) -> dict[str, Any]:
-    """A reader of committed raw bytes without a group."""
-    options = {
+def range_consumer_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """A reader of history without a group, in small fetches: what one brings is kept, and it waits for no news."""
+    small = {"fetch_max_wait_ms": 20, "max_partition_fetch_bytes": 262_144, "fetch_max_bytes": 16_777_216}
+    return _with_properties({**_reader_options(kafka), **small}, kafka, KafkaConsumer)
+
+
+def _reader_options(kafka: KafkaSettings) -> dict[str, Any]:
+    return {
         **connection_options(kafka),
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
@@ -112,7 +118,6 @@ def range_consumer_options(kafka: KafkaSettings, *, for_properties: bool = True)
         "metrics_enabled": False,
         "max_poll_records": 2_000,
     }
-    return _with_properties(options, kafka, KafkaConsumer) if for_properties else options
 
 
 def producer_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -193,20 +198,23 @@ def _readable(path: Path, setting: str) -> str:
 
 def _with_properties(options: dict[str, Any], kafka: KafkaSettings, client: Any) -> dict[str, Any]:
     """Add the user's properties that this client knows. Raises ConfigError for one that no client knows."""
-    known = set().union(*(c.DEFAULT_CONFIG for c in (KafkaConsumer, KafkaProducer, KafkaAdminClient)))
+    defaults: dict[str, Any] = {}
+    for each in (KafkaAdminClient, KafkaProducer, KafkaConsumer):
+        defaults |= each.DEFAULT_CONFIG
     for given, value in kafka.properties.items():
         name = given.replace(".", "_")
-        _check_property(given, name, known)
+        _check_property(given, name, defaults)
+        typed = _typed(given, value, defaults[name])
         if name in client.DEFAULT_CONFIG:
-            options[name] = _typed(given, value, client.DEFAULT_CONFIG[name])
+            options[name] = typed
     return options
 
 
-def _check_property(given: str, name: str, known: set[str]) -> None:
+def _check_property(given: str, name: str, known: Mapping[str, Any]) -> None:
     if name in _OWNED:
         raise ConfigError(f"kafka.properties: {given!r} is fixed, or has a setting of its own in the section kafka")
     if name not in known:
-        nearest = difflib.get_close_matches(name, known - _OWNED, n=1)
+        nearest = difflib.get_close_matches(name, known.keys() - _OWNED, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ConfigError(f"kafka.properties: there is no option {given!r}{hint}")
 

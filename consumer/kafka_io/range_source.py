@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heapify, heappop, heappush
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 Bound = int | datetime | Mapping[int, int] | None
-"""An offset of every partition, a time (with its zone), an offset by partition, or None: the beginning, or the end."""
+"""An offset of every partition (negative: counted from the end), a time (with its zone), an offset by partition, or
+None: the beginning, or the end."""
 
 _BUFFERED = 2_000
-"""Records kept per partition while the others are waited for; beyond this the partition is paused."""
+"""Records kept per partition while the others are waited for; beyond this, and one fetch more, it is paused."""
 _STALLED_S = 60.0
 _LOOKUP_S = 30.0
 
@@ -66,6 +69,7 @@ class KafkaRangeSource:
         count = require_topics(settings.kafka, [topic], clock)[topic].partitions
         self._topic = topic
         self._clock = clock
+        self._failed: Exception | None = None
         self._from_ms = _milliseconds(start)
         self._to_ms = _milliseconds(stop)
         self._consumer: Any = connect(KafkaConsumer, range_consumer_options(settings.kafka), settings.kafka, clock)
@@ -117,12 +121,13 @@ class KafkaRangeSource:
         found = {} if self._from_ms is None else self._at_time(kafka_tps, self._from_ms)
         opened = {}
         for tp in tps:
-            begin = found.get(tp, last[tp]) if self._from_ms is not None else _offset(start, tp, first[tp])
-            end = min(_offset(stop, tp, last[tp]), last[tp])
+            begin = _offset(start, tp.partition, last[tp], first[tp])
+            if self._from_ms is not None:
+                begin = found.get(tp, last[tp])
+            begin = max(begin, 0 if _names_offsets(start) else first[tp])
+            end = min(_offset(stop, tp.partition, last[tp], last[tp]), last[tp])
             opened[tp] = _Partition(begin, end, done=begin >= end)
             self._consumer.seek(KafkaPartition(*tp), begin)
-            if begin >= end:
-                self._consumer.pause(KafkaPartition(*tp))
         return opened
 
     def _at_time(self, kafka_tps: list[Any], from_ms: int) -> dict[Any, int]:
@@ -145,16 +150,35 @@ class KafkaRangeSource:
                 raise TransientError(f"topic {self._topic}: no records came for {_STALLED_S:g} s before the end")
 
     def _fetch(self) -> bool:
+        """Fetch once; returns whether anything came of it. After an error the client would spin: it is not asked again."""
+        if self._failed is not None:
+            raise self._failed
+        for tp, partition in self._partitions.items():
+            self._steer(KafkaPartition(*tp), partition)
         try:
-            fetched = self._consumer.poll(timeout_ms=200, max_records=_BUFFERED)
+            # no limit: the client forgets a paused partition of which it has handed out a part
+            fetched = self._consumer.poll(timeout_ms=200, max_records=sys.maxsize)
         except k.KafkaError as error:
             if error.retriable:
                 return False
-            raise translate(error, f"reading topic {self._topic}") from error
+            self._failed = translate(error, f"reading topic {self._topic}")
+            raise self._failed from error
         for tp, records in fetched.items():
             self._keep(self._partitions[tp], records)
-        moved = [self._move(tp, partition) for tp, partition in self._partitions.items()]
-        return bool(fetched) or any(moved)
+        ended = [p for tp, p in self._partitions.items() if not p.done and self._at_end(KafkaPartition(*tp), p)]
+        for partition in ended:
+            partition.done = True
+        return bool(fetched) or bool(ended)
+
+    def _steer(self, kafka_tp: Any, partition: _Partition) -> None:
+        """Pause what is done or has enough, resume what has not."""
+        pause = partition.done or len(partition.records) >= _BUFFERED
+        if pause != partition.paused:
+            (self._consumer.pause if pause else self._consumer.resume)(kafka_tp)
+            partition.paused = pause
+
+    def _at_end(self, kafka_tp: Any, partition: _Partition) -> bool:
+        return (self._consumer.position(kafka_tp) or 0) >= partition.stop
 
     def _keep(self, partition: _Partition, records: list[Any]) -> None:
         for r in records:
@@ -166,17 +190,6 @@ class KafkaRangeSource:
     def _wanted(self, timestamp_ms: int) -> bool:
         after = self._from_ms is None or timestamp_ms >= self._from_ms
         return after and (self._to_ms is None or timestamp_ms < self._to_ms)
-
-    def _move(self, tp: TopicPartition, partition: _Partition) -> bool:
-        """See whether the partition has come to its end, and pause or resume it. Returns whether it has just ended."""
-        kafka_tp = KafkaPartition(*tp)
-        ended = not partition.done and (self._consumer.position(kafka_tp) or 0) >= partition.stop
-        partition.done = partition.done or ended
-        pause = partition.done or len(partition.records) >= _BUFFERED
-        if pause != partition.paused:
-            (self._consumer.pause if pause else self._consumer.resume)(kafka_tp)
-            partition.paused = pause
-        return ended
 
     def _merge(self, limit: int) -> list[Record]:
         """Take the smallest records by (timestamp, partition, offset) while every partition that goes on has one."""
@@ -202,11 +215,27 @@ class KafkaRangeSource:
                 partition.position = max(partition.position, partition.stop)
 
 
+def _names_offsets(bound: Bound) -> bool:
+    """Whether exactly this offset is meant: then one that the topic no longer holds is an error, not the beginning."""
+    return isinstance(bound, Mapping) or (isinstance(bound, int) and bound > 0)
+
+
 def _milliseconds(bound: Bound) -> int | None:
     return int(bound.timestamp() * 1000) if isinstance(bound, datetime) else None
 
 
-def _offset(bound: Bound, tp: TopicPartition, otherwise: int) -> int:
-    if isinstance(bound, Mapping):
-        return bound.get(tp.partition, otherwise)
-    return bound if isinstance(bound, int) else otherwise
+def _offset(bound: Bound, partition: int, last: int, otherwise: int) -> int:
+    offset = bound.get(partition, otherwise) if isinstance(bound, Mapping) else bound
+    if not isinstance(offset, int):
+        return otherwise
+    return offset if offset >= 0 else last + offset
+
+
+def read_last(settings: Settings, topic: str, count: int, *, clock: Clock | None = None) -> list[Record]:
+    """Return about the last `count` records of a topic, merged over its partitions; fewer where it holds no more."""
+    last = -2 * count  # the markers of transactions take offsets too
+    with closing(KafkaRangeSource(settings, topic, start=last, clock=clock)) as source:
+        records: list[Record] = []
+        while not source.drained:
+            records = [*records, *source.poll(PollLimits(max_records=1000, max_wait_s=1.0)).records][-count:]
+    return records

@@ -50,6 +50,7 @@ class KafkaSource:
         self._end: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
         self._joined = False
+        self._failed: Exception | None = None
         self._noted = _Noted()
         require_topics(settings.kafka, [self._topic], clock)
         self._consumer: Any = connect(KafkaConsumer, group_consumer_options(settings.kafka), settings.kafka, clock)
@@ -106,6 +107,9 @@ class KafkaSource:
         self._consumer.close(autocommit=False, timeout_ms=self._kafka.request_timeout_ms)
 
     def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
+        """Poll the client. After an error that is not retriable it would spin for ever: it is not asked again."""
+        if self._failed is not None:
+            raise self._failed
         try:
             polled: dict[Any, list[Any]] = self._consumer.poll(
                 timeout_ms=int(limits.max_wait_s * 1000), max_records=limits.max_records
@@ -117,7 +121,8 @@ class KafkaSource:
         except k.KafkaError as error:
             if error.retriable:
                 return {}  # the client goes on trying; an outage looks like an idle topic until the broker is back
-            raise translate(error, f"reading topic {self._topic}") from error
+            self._failed = translate(error, f"reading topic {self._topic}")
+            raise self._failed from error
         return polled
 
     def _take_over(self, assigned: Iterable[TopicPartition]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumer.errors import BrokerUnavailable
-from deploy.broker import LocalBroker
+from deploy.broker import LocalBroker, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,6 +169,14 @@ def test_a_failed_start_shows_kafkas_own_words(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable, match=r"min.insync.replicas") as raised:
         LocalBroker(tmp_path, {"min.insync.replicas": "none"}).start()
     assert str(tmp_path / "server.log") in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no class cache"], ids=["empty", "damaged"])
+def test_it_starts_without_a_usable_class_cache(tmp_path: Path, content: bytes) -> None:
+    cache = tmp_path / "classes.aot"
+    cache.write_bytes(content)
+    with LocalBroker(runtime=replace(prepare(), class_cache=cache)) as broker:
+        assert nodes(broker.bootstrap_servers) == 1
 
 
 def test_a_taken_port_is_told() -> None:

@@ -75,9 +75,13 @@ def swallowed(path: str, tree: ast.Module) -> Iterator[str]:
             )
             if broad and all(_does_nothing(statement) for statement in node.body):
                 yield f"{path}:{node.lineno} swallows every exception"
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
-            if {"Exception", "BaseException"} & {ast.unparse(argument) for argument in node.args}:
-                yield f"{path}:{node.lineno} suppresses every exception"
+        elif isinstance(node, ast.Call) and _suppresses_all(node):
+            yield f"{path}:{node.lineno} suppresses every exception"
+
+
+def _suppresses_all(call: ast.Call) -> bool:
+    broad = {"Exception", "BaseException"} & {ast.unparse(argument) for argument in call.args}
+    return bool(broad) and ast.unparse(call.func).endswith("suppress")
 
 
 def _does_nothing(statement: ast.stmt) -> bool:

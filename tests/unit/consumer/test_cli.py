@@ -87,8 +87,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         noted.note("replay", settings, options=options)
         return SUMMARY
 
-    def check(settings: Any, sample: int) -> Report:
-        noted.note("check", settings, sample=sample)
+    def check(settings: Any, sample: int, *, create: bool) -> Report:
+        noted.note("check", settings, sample=sample, create=create)
         return Report(ok=sample != 0)
 
     modules = {
@@ -230,8 +230,8 @@ def test_check_prints_its_report_and_its_verdict_is_the_exit_code(
 ) -> None:
     assert cli.main(["check", "--sample", "3"]) == 0
     assert capsys.readouterr().out == "the report\n"
-    assert cli.main(["check", "--sample", "0"]) == 78
-    assert [named for _, _, named in calls] == [{"sample": 3}, {"sample": 0}]
+    assert cli.main(["check", "--sample", "0", "--create"]) == 78
+    assert [named for _, _, named in calls] == [{"sample": 3, "create": False}, {"sample": 0, "create": True}]
 
 
 def test_demo_passes_its_options_on(calls: Calls, log: str) -> None:
@@ -256,6 +256,19 @@ def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"tidemill {version('tidemill')}\n"
+
+
+def test_the_stand_ins_take_what_the_real_ones_take() -> None:
+    import inspect
+    from dataclasses import fields
+
+    from consumer.check import check
+    from consumer.replay import ReplayOptions
+    from consumer.run import run_worker
+
+    assert [field.name for field in fields(ReplayOptions)] == [field.name for field in fields(Options)]
+    assert {"init", "max_events", "until_end"} <= set(inspect.signature(run_worker).parameters)
+    assert {"sample", "create"} <= set(inspect.signature(check).parameters)
 
 
 # --- exit codes

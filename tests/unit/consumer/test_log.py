@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from consumer.clock import ManualClock
-from consumer.log import WITHHELD, configure_logging
+from consumer.log import MAX_REMEMBERED, WITHHELD, configure_logging
 from consumer.settings import LogSettings
 
 if TYPE_CHECKING:
@@ -76,7 +76,29 @@ def test_kafka_says_no_keys_and_values_even_at_debug() -> None:
     logging.getLogger("kafka.producer.kafka").debug("Sending (key=b'user-1')")
     logging.getLogger("kafka.client").info("connected")
     logging.getLogger("kafka.client").warning("gone")
-    assert [line["message"] for line in logged(stream)] == ["gone"]
+    assert [(line["message"], line["logger"]) for line in logged(stream)] == [("gone", "kafka.client")]
+
+
+def test_kafka_repeats_itself_only_after_a_while() -> None:
+    clock, stream = ManualClock(), io.StringIO()
+    configure_logging(LogSettings(), clock, stream)
+    for seconds in (0, 1, 8, 1):
+        clock.advance(seconds)
+        logging.getLogger("kafka.conn").error("Connection to %s failed", f"broker {seconds}")
+        logging.getLogger("other").error("always")
+    assert [line["message"] for line in logged(stream) if line["logger"] != "other"] == [
+        "Connection to broker 0 failed",
+        "Connection to broker 1 failed",
+    ]
+    assert len([line for line in logged(stream) if line["logger"] == "other"]) == 4
+
+
+def test_what_kafka_said_is_remembered_within_bounds() -> None:
+    configured(io.StringIO())
+    (handler,) = [handler for handler in logging.getLogger().handlers if type(handler).__module__ == "consumer.log"]
+    for n in range(1000):
+        logging.getLogger("kafka.conn").error(f"message {n}")  # noqa: G004 - a text that is never the same
+    assert len(handler.filters[0]._said) <= MAX_REMEMBERED
 
 
 def test_names_of_record_contents_are_withheld() -> None:

@@ -63,6 +63,7 @@ def test_the_best_half_life_stands_for_recent_popularity_everywhere():
     assert result["metrics"]["recent_popularity"]["hr@10"] == 0.5
     assert result["first_events"]["recent_popularity"]["hr@10"] == 0.0
     assert set(result["windows"][0]) == {"events", "recent_popularity"}
+    assert set(prequential.methods) == {"recent_popularity@1000", "recent_popularity@10000"}
     assert prequential.best_recent_popularity() == "recent_popularity@10000"
 
 
@@ -124,6 +125,13 @@ def test_a_head_counts_the_events_that_all_its_methods_know():
     assert heads["event_type"]["tidemill"] == {"accuracy": 0.5, "log_loss": 2.0}
     assert heads["next_event_s"]["median"] == {"mae_log": 2.0, "pinball": 0.5}
     assert prequential.recent_heads() == heads
+
+
+def test_an_infinite_loss_of_a_head_is_counted_not_hidden():
+    types = {"tidemill": TypeOutcomes(np.array([False, True]), np.array([-np.inf, -1.0]))}
+    prequential = Prequential()
+    prequential.update(outcomes([SCORED] * 2, {}, types=types))
+    assert prequential.result()["heads"]["event_type"]["tidemill"] == {"accuracy": 0.5, "log_loss": np.inf}
 
 
 def test_heads_without_any_number_are_left_out():

@@ -1,0 +1,164 @@
+"""`tidemill check`: would a run with these settings work? Connects and looks; changes nothing unless told to create."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from consumer.clock import SystemClock
+from consumer.decode import Decoder
+from consumer.errors import BadEvent, TidemillError
+from consumer.kafka_io import (
+    create_command,
+    create_topics,
+    probe_transactions,
+    read_last,
+    topic_info,
+    topic_rights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from consumer.events import Event
+    from consumer.ports import Clock, Record, TopicInfo
+    from consumer.settings import Settings
+
+Outcome = Literal["ok", "note", "failed"]
+_MARKS = {"ok": "ok    ", "note": "note  ", "failed": "FAILED"}
+_WAIT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was found, in the order it was looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.outcome != "failed" for finding in self.findings)
+
+    def render(self) -> str:
+        """Lines for the person at the terminal; they show a few records and are not for a log."""
+        lines = [f"{_MARKS[finding.outcome]}  {finding.text}" for finding in self.findings]
+        return "\n".join([*lines, "ready to run" if self.ok else "not ready to run"])
+
+
+def check(settings: Settings, sample: int = 5, *, create: bool = False, clock: Clock | None = None) -> CheckReport:
+    """Look at the broker, the topics, the rights and the last `sample` records of the input.
+
+    With `create`, missing topics are made first (broker defaults; output topics with as many partitions as the input).
+    Raises nothing that the worker expects: errors become findings.
+    """
+    return _Check(settings, clock or SystemClock()).run(sample, create=create)
+
+
+class _Check:
+    """The steps; the first that fails with an error ends the check, for the later ones build on it."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        wait_s = min(settings.kafka.broker_wait_s, _WAIT_S)
+        kafka = settings.kafka.model_copy(update={"broker_wait_s": wait_s})
+        self._settings = settings.model_copy(update={"kafka": kafka})
+        self._clock = clock
+        self._found: dict[str, TopicInfo] = {}
+        self._findings: list[Finding] = []
+
+    def run(self, sample: int, *, create: bool) -> CheckReport:
+        steps: tuple[Callable[[], None], ...] = (
+            self._broker,
+            *((self._create,) if create else ()),
+            self._topics,
+            self._rights,
+            self._transactions,
+            lambda: self._sample(sample),
+        )
+        try:
+            for step in steps:
+                step()
+        except TidemillError as error:
+            self._note("failed", str(error))
+        return CheckReport(tuple(self._findings))
+
+    @property
+    def _names(self) -> list[str]:
+        topics = self._settings.topics
+        return list(dict.fromkeys((topics.events, topics.predictions, topics.dead_letters, topics.drift)))
+
+    def _note(self, outcome: Outcome, text: str) -> None:
+        self._findings.append(Finding(outcome, text))
+
+    def _broker(self) -> None:
+        self._found = topic_info(self._settings, self._names, clock=self._clock)
+        self._note("ok", f"broker: {self._settings.kafka.bootstrap_servers} answers")
+
+    def _create(self) -> None:
+        events = self._found.get(self._settings.topics.events)
+        partitions = events.partitions if events else -1
+        made = create_topics(self._settings, dict.fromkeys(self._names, partitions), clock=self._clock)
+        for name in made:
+            self._note("note", f"topic {name!r}: created")
+        self._found = topic_info(self._settings, self._names, clock=self._clock)
+
+    def _topics(self) -> None:
+        for name in self._names:
+            info = self._found.get(name)
+            if info is not None:
+                self._note("ok", f"topic {name!r}: {info.partitions} partitions")
+            else:
+                command = create_command(self._settings.kafka, name).strip()
+                self._note("failed", f"topic {name!r} does not exist: `tidemill check --create`, or {command}")
+
+    def _rights(self) -> None:
+        rights = topic_rights(self._settings, list(self._found), clock=self._clock)
+        for name in self._found:
+            needed = "READ" if name == self._settings.topics.events else "WRITE"
+            if rights[name] and needed not in rights[name]:
+                self._note("failed", f"topic {name!r}: this user has no right to {needed.lower()}")
+            elif not rights[name]:
+                self._note("note", f"topic {name!r}: the broker does not tell the rights of this user")
+
+    def _transactions(self) -> None:
+        if self._settings.kafka.delivery == "exactly_once":
+            probe_transactions(self._settings, clock=self._clock)
+            self._note("ok", "transactions: allowed")
+
+    def _sample(self, count: int) -> None:
+        topic = self._settings.topics.events
+        if not count or topic not in self._found:
+            return
+        records = read_last(self._settings, topic, count, clock=self._clock)
+        if not records:
+            self._note("note", f"topic {topic!r} is empty: nothing to decode")
+            return
+        decoder = Decoder(self._settings.input)
+        decoded = [(record, decoder.decode(record)) for record in records]
+        bad = sum(isinstance(event, BadEvent) for _, event in decoded)
+        self._note("failed" if bad == len(decoded) else "note" if bad else "ok", _share(len(decoded), bad))
+        for record, event in decoded:
+            self._note("note", _show(record, event))
+
+
+def _share(count: int, bad: int) -> str:
+    if bad:
+        return f"input: {bad} of the last {count} records cannot be decoded; see `input.preset` and `input.map`"
+    return f"input: the last {count} records decode"
+
+
+def _show(record: Record, event: Event | BadEvent) -> str:
+    where = f"{record.topic}-{record.partition}@{record.offset}"
+    if isinstance(event, BadEvent):
+        return f"{where}: rejected, {event}"
+    fields = f"user_id={event.user_id!r} item_id={event.item_id!r} event_type={event.event_type!r}"
+    flags = "".join(f" {flag}" for flag in ("late", "future") if getattr(event, flag))
+    return f"{where}: {fields} event_time={event.event_time:.3f}{flags}"

@@ -1,0 +1,1 @@
+"""Learning while serving, and its evaluation. No input, no output."""

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+
+from consumer import check as module
+from consumer.clock import ManualClock
+from consumer.errors import AccessError, BrokerUnavailable
+from consumer.ports import Record, TopicInfo
+from consumer.settings import KafkaSettings, Settings
+
+ALL = ("events", "predictions", "dead-letters", "drift")
+GOOD = b'{"user_id":"u1","item_id":"i1","event_type":"view","event_time":1700000000}'
+
+
+class Cluster:
+    """Answers in the broker's place."""
+
+    def __init__(self):
+        self.topics = dict.fromkeys(ALL, 3)
+        self.rights = {name: frozenset({"READ", "WRITE", "DESCRIBE"}) for name in ALL}
+        self.values = [GOOD, GOOD]
+        self.probed = 0
+        self.waits = []
+
+    def topic_info(self, settings, names, *, clock):
+        self.waits.append(settings.kafka.broker_wait_s)
+        return {name: TopicInfo(name, self.topics[name]) for name in names if name in self.topics}
+
+    def topic_rights(self, settings, names, *, clock):
+        return {name: self.rights[name] for name in names}
+
+    def create_topics(self, settings, topics, *, clock):
+        made = [name for name in topics if name not in self.topics]
+        self.topics |= {name: topics[name] for name in made}
+        return made
+
+    def probe_transactions(self, settings, *, clock):
+        self.probed += 1
+
+    def read_last(self, settings, topic, count, *, clock):
+        return [Record(topic, 0, i, 1_700_000_000_000, b"k", v) for i, v in enumerate(self.values)][-count:]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    cluster = Cluster()
+    for name in ("topic_info", "topic_rights", "create_topics", "probe_transactions", "read_last"):
+        monkeypatch.setattr(module, name, getattr(cluster, name))
+    return cluster
+
+
+def run(sample=5, *, create=False, **kafka):
+    return module.check(Settings(kafka=KafkaSettings(**kafka)), sample, create=create, clock=ManualClock())
+
+
+def test_all_is_well(cluster):
+    report = run()
+    assert report.ok
+    shown = report.render()
+    assert "topic 'events': 3 partitions" in shown
+    assert "the last 2 records decode" in shown
+    assert "events-0@1: user_id='u1' item_id='i1' event_type='view' event_time=1700000000.000" in shown
+    assert shown.endswith("\nready to run")
+    assert cluster.probed == 1
+
+
+def test_a_person_does_not_wait_five_minutes_for_a_broker(cluster):
+    run()
+    assert set(cluster.waits) == {15.0}
+
+
+def test_at_least_once_needs_no_transactions(cluster):
+    assert run(delivery="at_least_once").ok
+    assert cluster.probed == 0
+
+
+def test_missing_topics_are_named_with_the_command(cluster):
+    del cluster.topics["drift"]
+    report = run(bootstrap_servers="b:1")
+    assert not report.ok
+    assert (
+        "topic 'drift' does not exist: `tidemill check --create`,"
+        " or kafka-topics.sh --bootstrap-server b:1 --create --topic drift"
+    ) in report.render()
+    assert report.render().endswith("\nnot ready to run")
+
+
+def test_create_makes_them_with_the_partitions_of_the_input(cluster):
+    del cluster.topics["drift"]
+    del cluster.topics["predictions"]
+    report = run(create=True)
+    assert report.ok
+    assert cluster.topics["drift"] == cluster.topics["predictions"] == 3
+    assert "topic 'drift': created" in report.render()
+
+
+def test_a_missing_right_fails(cluster):
+    cluster.rights["predictions"] = frozenset({"READ"})
+    cluster.rights["events"] = frozenset({"WRITE"})
+    report = run()
+    assert not report.ok
+    assert "topic 'predictions': this user has no right to write" in report.render()
+    assert "topic 'events': this user has no right to read" in report.render()
+
+
+def test_rights_that_the_broker_does_not_tell_are_only_noted(cluster):
+    cluster.rights["drift"] = frozenset()
+    report = run()
+    assert report.ok
+    assert "topic 'drift': the broker does not tell the rights" in report.render()
+
+
+def test_some_bad_records_are_noted_and_only_bad_ones_fail(cluster):
+    cluster.values = [GOOD, b"no json"]
+    report = run()
+    assert report.ok
+    assert "1 of the last 2 records cannot be decoded" in report.render()
+    assert "events-0@1: rejected, " in report.render()
+    cluster.values = [b"no json"]
+    assert not run().ok
+
+
+def test_an_empty_topic_or_no_sample_is_fine(cluster):
+    cluster.values = []
+    assert "is empty: nothing to decode" in run().render()
+    assert "decode" not in run(sample=0).render()
+
+
+@pytest.mark.parametrize(
+    ("step", "error"), [("topic_info", BrokerUnavailable("no broker")), ("probe_transactions", AccessError("no right"))]
+)
+def test_an_expected_error_is_a_finding(cluster, monkeypatch, step, error):
+    def fail(*_args, **_named):
+        raise error
+
+    monkeypatch.setattr(module, step, fail)
+    report = run()
+    assert not report.ok
+    assert str(error) in report.render()
+
+
+def test_a_defect_is_not_hidden(cluster, monkeypatch):
+    monkeypatch.setattr(module, "read_last", lambda *_args, **_named: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        run()
