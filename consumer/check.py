@@ -9,9 +9,9 @@ from consumer.clock import SystemClock
 from consumer.decode import Decoder
 from consumer.errors import BadEvent, TidemillError
 from consumer.kafka_io import (
+    check_transactions,
     create_command,
     create_topics,
-    probe_transactions,
     read_last,
     topic_info,
     topic_rights,
@@ -130,7 +130,7 @@ class _Check:
 
     def _transactions(self) -> None:
         if self._settings.kafka.delivery == "exactly_once":
-            probe_transactions(self._settings, clock=self._clock)
+            check_transactions(self._settings, clock=self._clock)
             self._note("ok", "transactions: allowed")
 
     def _sample(self, count: int) -> None:

@@ -5,10 +5,10 @@ fills a topic, the functions of `admin` look at topics and make them.
 """
 
 from consumer.kafka_io.admin import (
+    check_transactions,
     committed_lag,
     create_command,
     create_topics,
-    probe_transactions,
     topic_info,
     topic_rights,
 )
@@ -24,11 +24,11 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KafkaWriter",
+    "check_transactions",
     "committed_lag",
     "connection_options",
     "create_command",
     "create_topics",
-    "probe_transactions",
     "read_last",
     "topic_info",
     "topic_rights",

@@ -13,7 +13,6 @@ from consumer.kafka_io.client import (
     IsolationLevel,
     KafkaAdminClient,
     KafkaPartition,
-    KafkaProducer,
     OffsetSpec,
 )
 from consumer.kafka_io.client import errors as k
@@ -108,15 +107,20 @@ def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[Top
     return {TopicPartition(*tp): max(last[tp] - committed.get(tp, first[tp]), 0) for tp in tps}
 
 
-def probe_transactions(settings: Settings, *, clock: Clock | None = None) -> None:
-    """Start and end a producer with a transactional id of its own. Raises AccessError where that right is missing."""
-    clock, kafka = clock or SystemClock(), settings.kafka
-    options = {**transactional_options(kafka), "transactional_id": f"{kafka.group}-{kafka.instance}-check"}
-    producer = connect(KafkaProducer, options, kafka, clock)
-    try:
-        retry(producer.init_transactions, "starting transactions", clock, within_s=_LOOKUP_S)
-    finally:
-        producer.close(timeout=1)
+def check_transactions(settings: Settings, *, clock: Clock | None = None) -> None:
+    """Ask the broker about the worker's transactional id; changes nothing. Raises AccessError where it may not be used."""
+    transactional_id = transactional_options(settings.kafka)["transactional_id"]
+    doing = f"looking at the transactional id {transactional_id}"
+
+    def describe(admin: Any) -> None:
+        try:
+            admin.describe_transactions([transactional_id])
+        except k.TransactionalIdNotFoundError:
+            return  # never used, but not refused
+
+    clock = clock or SystemClock()
+    with _admin(settings.kafka, clock) as admin:
+        retry(lambda: describe(admin), doing, clock, within_s=_LOOKUP_S)
 
 
 @contextmanager

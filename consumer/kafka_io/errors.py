@@ -64,6 +64,9 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ),
     ((k.LogTruncationError,), "the topic lost records after they were read (an unclean leader election)"),
     ((k.CorruptRecordError,), "the stored records fail their checksum"),
+    ((k.TransactionalIdAuthorizationFailedError,), "this user may not use the worker's transactional id"),
+    ((k.GroupAuthorizationFailedError,), "this user may not use the consumer group"),
+    ((k.TopicAuthorizationFailedError,), "this user has no right to the topic"),
     ((k.SaslAuthenticationFailedError,), "the broker refused the user name or the password"),
 )
 

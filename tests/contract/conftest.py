@@ -99,9 +99,11 @@ class KafkaWorld:
         assert self._producer.flush(30) == 0
 
     def visible(self, topic) -> list[Record]:
+        """What a read_committed reader sees, once the markers of ended transactions are written: that takes a moment."""
         from confluent_kafka import Consumer
         from confluent_kafka import TopicPartition as Theirs
 
+        wait_until(lambda: self._ends(topic, committed=True) == self._ends(topic, committed=False))
         consumer = Consumer(
             {
                 "bootstrap.servers": self.settings.kafka.bootstrap_servers,
@@ -127,13 +129,39 @@ class KafkaWorld:
         return sorted(records)
 
     def committed(self) -> dict[TopicPartition, int]:
-        from confluent_kafka import ConsumerGroupTopicPartitions
+        """The group's offsets, once none of them is pending in an ended transaction."""
+        from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+
+        group, admin = self.settings.kafka.group, self._admin()
+        listed: list[Any] = []
+
+        def stable() -> bool:
+            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], require_stable=True)
+            try:
+                listed.append(asked[group].result(timeout=30))
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
+                    raise
+            return bool(listed)
+
+        wait_until(stable)
+        return {TopicPartition(tp.topic, tp.partition): tp.offset for tp in listed[0].topic_partitions}
+
+    def _ends(self, topic: str, *, committed: bool) -> list[int]:
+        from confluent_kafka import IsolationLevel
+        from confluent_kafka import TopicPartition as Theirs
+        from confluent_kafka.admin import OffsetSpec
+
+        admin = self._admin()
+        partitions = sorted(admin.list_topics(topic, timeout=30).topics[topic].partitions)
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        asked = admin.list_offsets({Theirs(topic, p): OffsetSpec.latest() for p in partitions}, isolation_level=level)
+        return [asked[tp].result(30).offset for tp in sorted(asked, key=lambda tp: tp.partition)]
+
+    def _admin(self) -> Any:
         from confluent_kafka.admin import AdminClient
 
-        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers})
-        group = self.settings.kafka.group
-        listed = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(timeout=30)
-        return {TopicPartition(tp.topic, tp.partition): tp.offset for tp in listed.topic_partitions}
+        return AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers, "log_level": 0})
 
     def close(self) -> None:
         for opened in reversed(self._opened):

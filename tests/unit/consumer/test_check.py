@@ -22,29 +22,29 @@ class Cluster:
         self.probed = 0
         self.waits = []
 
-    def topic_info(self, settings, names, *, clock):
+    def topic_info(self, settings, names, **_):
         self.waits.append(settings.kafka.broker_wait_s)
         return {name: TopicInfo(name, self.topics[name]) for name in names if name in self.topics}
 
-    def topic_rights(self, settings, names, *, clock):
+    def topic_rights(self, _settings, names, **_):
         return {name: self.rights[name] for name in names}
 
-    def create_topics(self, settings, topics, *, clock):
+    def create_topics(self, _settings, topics, **_):
         made = [name for name in topics if name not in self.topics]
         self.topics |= {name: topics[name] for name in made}
         return made
 
-    def probe_transactions(self, settings, *, clock):
+    def check_transactions(self, _settings, **_):
         self.probed += 1
 
-    def read_last(self, settings, topic, count, *, clock):
+    def read_last(self, _settings, topic, count, **_):
         return [Record(topic, 0, i, 1_700_000_000_000, b"k", v) for i, v in enumerate(self.values)][-count:]
 
 
 @pytest.fixture
 def cluster(monkeypatch):
     cluster = Cluster()
-    for name in ("topic_info", "topic_rights", "create_topics", "probe_transactions", "read_last"):
+    for name in ("topic_info", "topic_rights", "create_topics", "check_transactions", "read_last"):
         monkeypatch.setattr(module, name, getattr(cluster, name))
     return cluster
 
@@ -127,9 +127,10 @@ def test_an_empty_topic_or_no_sample_is_fine(cluster):
 
 
 @pytest.mark.parametrize(
-    ("step", "error"), [("topic_info", BrokerUnavailable("no broker")), ("probe_transactions", AccessError("no right"))]
+    ("step", "error"), [("topic_info", BrokerUnavailable("no broker")), ("check_transactions", AccessError("no right"))]
 )
-def test_an_expected_error_is_a_finding(cluster, monkeypatch, step, error):
+@pytest.mark.usefixtures("cluster")
+def test_an_expected_error_is_a_finding(monkeypatch, step, error):
     def fail(*_args, **_named):
         raise error
 
@@ -139,7 +140,8 @@ def test_an_expected_error_is_a_finding(cluster, monkeypatch, step, error):
     assert str(error) in report.render()
 
 
-def test_a_defect_is_not_hidden(cluster, monkeypatch):
+@pytest.mark.usefixtures("cluster")
+def test_a_defect_is_not_hidden(monkeypatch):
     monkeypatch.setattr(module, "read_last", lambda *_args, **_named: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         run()
