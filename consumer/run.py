@@ -42,12 +42,20 @@ GRACE_SHARE = 0.9
 """Of `stop_after_s`: the rest is for the process to end."""
 
 
+class StoppedWhileStarting(BaseException):
+    """A stop signal came before the loop began. No Exception, so that nothing on the way takes it for an error."""
+
+
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag, and sees to it that the process does end."""
+    """Turns SIGTERM and SIGINT into a flag, and sees to it that the process does end.
+
+    Until `started` is set there is no loop to look at the flag, so the signal raises StoppedWhileStarting.
+    """
 
     def __init__(self, stop_after_s: float) -> None:
         self._stop_after_s = stop_after_s
         self._asked = threading.Event()
+        self.started = False
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
@@ -71,6 +79,8 @@ class StopSignal:
             self._timer = threading.Timer(self._stop_after_s * GRACE_SHARE, os._exit, (ABANDONED,))
             self._timer.daemon = True
             self._timer.start()
+            if not self.started:
+                raise StoppedWhileStarting
 
 
 def run_worker(
@@ -80,11 +90,19 @@ def run_worker(
     max_events: int | None = None,
     until_end: bool = False,
     on_step: Callable[[Pipeline], None] | None = None,
-) -> Pipeline:
-    """Run until stopped, until `max_events` input records, or (`until_end`) until the topic's present end."""
+) -> Pipeline | None:
+    """Run until stopped, until `max_events` input records, or (`until_end`) until the topic's present end.
+
+    Returns the pipeline as it ended, None where a stop came before it began.
+    """
     clock = SystemClock()
     with StopSignal(settings.worker.stop_after_s) as stop, ExitStack() as opened:
-        pipeline = _start(settings, init, clock, opened, until_end=until_end)
+        try:
+            pipeline = _start(settings, init, clock, opened, until_end=until_end)
+            stop.started = True
+        except StoppedWhileStarting:
+            log.info("stopped before the first record")
+            return None
         while not stop.asked and not _finished(pipeline, max_events):
             left = None if max_events is None else max_events - pipeline.records
             _step(pipeline, left)
@@ -108,7 +126,7 @@ def _step(pipeline: Pipeline, max_records: int | None) -> None:
 
 
 def _start(settings: Settings, init: Path | None, clock: Clock, opened: ExitStack, *, until_end: bool) -> Pipeline:
-    metrics, health = Metrics(clock), HealthState(clock, settings.metrics.live_after_s)
+    metrics, health = Metrics(clock), HealthState(clock, settings.metrics.live_after_s, settings.kafka.broker_wait_s)
     store = FolderStore(settings.snapshot.dir)
     if settings.metrics.enabled:
         server = HealthServer(settings.metrics, health, metrics)

@@ -89,6 +89,12 @@ def read(source, count: int, limits: PollLimits = LIMITS):
     return batches
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = CLOCK.monotonic() + DEADLINE_S
+    while not condition():
+        assert CLOCK.monotonic() < deadline, "the deadline has passed"
+
+
 def values(batches) -> list[bytes]:
     return [record.value for batch in batches for record in batch.records]
 
@@ -104,7 +110,7 @@ def settings(broker: BrokerHandle, unique_name: Callable[[str], str]) -> Setting
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # the client leaves refused sockets to gc
-def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread(unique_name):
+def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread(unique_name, caplog):
     settings = make_settings("127.0.0.1:1", unique_name, broker_wait_s=1.0)
     before, began = threading.active_count(), CLOCK.monotonic()
     with pytest.raises(BrokerUnavailable, match=r"no broker at 127\.0\.0\.1:1 answered for 1 s .*ECONNREFUSED"):
@@ -113,8 +119,7 @@ def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread(unique_name)
         KafkaSink(settings, CLOCK)
 
     assert CLOCK.monotonic() - began < 10
-    while threading.active_count() > before:
-        assert CLOCK.monotonic() - began < 20
+    wait_until(lambda: threading.active_count() <= before)
     caplog.clear()  # its records hold exceptions, whose frames hold those sockets
     gc.collect()
 
@@ -193,8 +198,7 @@ def test_a_new_group_can_begin_at_the_end(settings):
     write(settings, [b"old"] * 5)
     kafka = settings.kafka.model_copy(update={"auto_offset_reset": "latest"})
     with closing(KafkaSource(settings.model_copy(update={"kafka": kafka}), CLOCK)) as source:
-        while not source.poll(LIMITS).assignment:
-            pass
+        wait_until(lambda: bool(source.poll(LIMITS).assignment))
         write(settings, [b"new"])
         assert values(read(source, 1)) == [b"new"]
 
@@ -225,10 +229,8 @@ def test_a_member_that_the_group_has_removed_must_recover(settings):
             admin.remove_group_members(
                 settings.kafka.group, [MemberToRemove(group_instance_id=settings.kafka.instance)]
             )
-        deadline = CLOCK.monotonic() + DEADLINE_S
-        with pytest.raises(LostPartitions, match="has removed"):  # noqa: PT012 - it is told at some later poll
-            while CLOCK.monotonic() < deadline:
-                source.poll(LIMITS)
+        with pytest.raises(LostPartitions, match="has removed"):
+            wait_until(lambda: source.poll(LIMITS) is None)
 
 
 # --- history
@@ -300,9 +302,7 @@ def test_history_can_be_handed_out_again_and_hides_what_was_aborted(settings):
         with pytest.raises(Exception, match="larger than its topic allows"):
             sink.commit([Output(events, b"k", b"aborted"), Output(events, b"k", b"x" * 2_000_000)], batch)
         sink.commit([Output(events, b"k", b"3")], batch)
-    deadline = CLOCK.monotonic() + DEADLINE_S
-    while b"3" not in [r.value for r in read_last(settings, events, 5)]:  # its marker is written after the commit
-        assert CLOCK.monotonic() < deadline
+    wait_until(lambda: b"3" in [r.value for r in read_last(settings, events, 5)])  # its marker comes after the commit
     with closing(KafkaRangeSource(settings, events)) as history:
         first = history.poll(PollLimits(2, 0.2))
         history.seek_back(first)
@@ -335,12 +335,13 @@ def test_the_lag_of_the_group_is_what_it_has_not_committed(settings):
     with closing(KafkaSource(settings, CLOCK)) as source, closing(KafkaSink(settings, CLOCK)) as sink:
         for batch in read(source, 8):
             sink.commit([Output(settings.topics.events, b"k", b"more", partition=0)], batch)
-        assert committed_lag(settings)[parts[1]] == 0
-        assert committed_lag(settings)[parts[0]] > 0
-        deadline = CLOCK.monotonic() + DEADLINE_S
-        while any(committed_lag(settings).values()):
-            assert CLOCK.monotonic() < deadline
+        wait_until(lambda: committed_lag(settings)[parts[1]] == 0 < committed_lag(settings)[parts[0]])
+
+        def caught_up() -> bool:
             sink.commit([], source.poll(LIMITS))
+            return not any(committed_lag(settings).values())
+
+        wait_until(caught_up)
 
 
 # --- a broker of its own, with logins and rights, that can be stopped
@@ -428,7 +429,7 @@ def test_each_missing_right_is_an_access_error(guarded, unique_name):
         allow(guarded, ResourceType.TOPIC, topics.predictions, AclOperation.WRITE)
         with closing(KafkaSink(settings, CLOCK)) as sink:
             sink.commit([Output(topics.predictions, b"k", b"v")], batch)
-    assert set(committed_lag(as_admin).values()) == {0}
+    wait_until(lambda: set(committed_lag(as_admin).values()) == {0})
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
@@ -463,7 +464,5 @@ def test_a_broker_that_stops_answering_leaves_the_outcome_unknown(guarded, uniqu
         again = read(source, 1)[0]
         assert [r.value for r in again.records] == [b"w"]
         sink.commit(outputs, again)
-    deadline = CLOCK.monotonic() + DEADLINE_S
-    while (count := len(read_last(settings, settings.topics.predictions, 10))) < 2:
-        assert CLOCK.monotonic() < deadline
-    assert delivery == "at_least_once" or count == 2
+    wait_until(lambda: len(read_last(settings, settings.topics.predictions, 10)) >= 2)
+    assert delivery == "at_least_once" or len(read_last(settings, settings.topics.predictions, 10)) == 2
