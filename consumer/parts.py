@@ -19,6 +19,7 @@ from model.predictor import Predictor
 from model.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
     from consumer.health import HealthState
@@ -69,6 +70,16 @@ class Parts:
         self.decoder.load_state(worker.values["decoder"])
         self._restored = snapshot
 
+    def before_reading(self) -> Callable[[], None]:
+        """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
+        decoder, limit = self.decoder.state(), self.dead_letter_limit.copy()
+
+        def take_back() -> None:
+            self.decoder.load_state(decoder)
+            self.dead_letter_limit = limit
+
+        return take_back
+
     def follow(self, assignment: AbstractSet[TopicPartition]) -> None:
         """Begin or restore the histories of gained partitions, drop those of revoked ones."""
         gained, revoked = self.histories.assign(assignment)
@@ -104,6 +115,14 @@ class Parts:
 
     def save(self) -> None:
         """Write a snapshot; a failure is counted and said, and the worker goes on with the older ones."""
+        try:
+            self.write_snapshot()
+        except StateError as error:
+            log.error("snapshot failed", reason=str(error))  # noqa: TRY400 - the reason is in the message
+            self.metrics.snapshot_failed()
+
+    def write_snapshot(self) -> None:
+        """Write a snapshot, where there is a place for it. Raises StateError."""
         if self.snapshots is None:
             return
         begin = self.clock.monotonic()
@@ -111,12 +130,7 @@ class Parts:
             partition: (part.state(), self.next_offsets.get(partition, 0))
             for partition, part in self.histories.partitions.items()
         }
-        try:
-            size = self.snapshots.save(self.learner.batch, self.state(), histories)
-        except StateError as error:
-            log.error("snapshot failed", reason=str(error))  # noqa: TRY400 - the reason is in the message
-            self.metrics.snapshot_failed()
-            return
+        size = self.snapshots.save(self.learner.batch, self.state(), histories)
         seconds = self.clock.monotonic() - begin
         self.metrics.snapshot(seconds, size)
         log.info("snapshot saved", batch=self.learner.batch, bytes=size, seconds=round(seconds, 2))

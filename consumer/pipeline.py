@@ -76,6 +76,7 @@ class Pipeline:
         self._follow(batch)
         if not batch.records:
             return self._pass_over(batch)
+        take_back = parts.before_reading()
         events, rejected = parts.decoder.decode_all(batch.records)  # a bad record becomes a dead letter
         self._judge(batch, rejected)
         staged = parts.histories.stage(events)  # changes nothing yet
@@ -87,6 +88,7 @@ class Pipeline:
         outputs = self._outputs(events, rejected, staged, predictions, plan)
         self._took("encode")
         if not self._commit(outputs, batch):  # ONE transaction: predictions, dead letters, drift, offsets
+            take_back()
             return StepReport(len(batch.records), 0, 0, committed=False)
         self._took("commit")
         parts.histories.apply(staged, predictions.keys_BK)  # from here on: only what is committed
@@ -122,7 +124,7 @@ class Pipeline:
 
     def _pass_over(self, batch: Batch) -> StepReport:
         """No records; positions may still have moved, past transaction markers."""
-        committed = not batch.ranges or self._commit([], batch)
+        committed = not batch.ranges or self._commit([*self._drift], batch)
         if committed:
             self.parts.advance(batch)
         self.parts.metrics.lag(self.source.lag())
@@ -179,7 +181,8 @@ class Pipeline:
         metrics, now = self.parts.metrics, self.clock.now()
         self.events += len(events)
         self.records += len(batch.records)
-        repeated, late = sum(staged.repeated_B), sum(event.late for event in events)
+        repeated = sum(staged.repeated_B)
+        late = sum(event.late and not again for event, again in zip(events, staged.repeated_B, strict=True))
         metrics.events("accepted", len(events) - repeated - late)
         metrics.events("late", late)
         metrics.events("repeated", repeated)

@@ -133,7 +133,7 @@ def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Cloc
             track.note()
             progress.show(pipeline)
     total_s = clock.monotonic() - begin
-    parts.save()
+    parts.write_snapshot()  # a failure is an error here: it was asked for
     summary = _summary(settings, pipeline, detections, total_s)
     if options.report is not None:
         write_report(summary, track.series(), options.report)

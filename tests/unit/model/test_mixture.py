@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from support import same_state
 
 from model.mixture import BUCKETS, Mixture, bucket
-from support import same_state
 
 
 def learn_stream(mixture, p_BK, buckets=None, batch=1):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
 from model.model import Model
-from support import Worker, event, random_events, same_state, small_settings
 
 
 def components_at(worker, events):

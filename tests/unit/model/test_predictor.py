@@ -5,11 +5,11 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
 from model.predictor import LIST_LENGTH, MISS, distinct, rank_in
 from model.vocabulary import UNKNOWN
-from support import Worker, event, random_events, same_state, small_settings
 
 
 def trained(n=160, settings=None, **stream):
@@ -147,7 +147,9 @@ def test_an_event_is_ranked_without_a_look_at_itself_or_what_follows(change):
         if "item_id" not in change:
             assert scores[0].rank_B[index] == scores[1].rank_B[index]
             assert scores[0].log_prob_B[index] == pytest.approx(scores[1].log_prob_B[index], abs=1e-6)
-            assert scores[0].gap_quantiles_B3[index].tolist() == pytest.approx(scores[1].gap_quantiles_B3[index], abs=1e-5)
+            assert scores[0].gap_quantiles_B3[index].tolist() == pytest.approx(
+                scores[1].gap_quantiles_B3[index], abs=1e-5
+            )
 
 
 def test_seen_items_are_left_out_where_asked():

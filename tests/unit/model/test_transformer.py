@@ -5,16 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import Worker, event, random_events, same_state, small_settings
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
 import model.transformer as module
 from model.network import pinball
 from model.sequences import Sequences
 from model.settings import ModelSettings
-from model.smoothing import Smoothing
 from model.transformer import TIME_LOSS, TYPE_LOSS, LearningStep, Transformer, top_n
 from model.vocabulary import UNKNOWN, Vocabulary
-from support import Worker, event, random_events, same_state, small_settings
 
 STEP = LearningStep(learning_rate=0.01, weight_decay=0.0, gradient_clip=1.0, negatives=10_000, seed=5)
 SETTINGS = ModelSettings(dim=8, layers=1, heads=2, context=8, dropout=0.0, max_items=4000, max_types=4)
@@ -189,7 +188,7 @@ def naive_losses(transformer, batches, candidates, log_q):
                     logits = transformer.network.type_logits(h[None])[:, : transformer.types.rows]
                     kind.append(F.cross_entropy(logits, torch.tensor([of_type])))
                 gap = float(batch.gaps_RL[row, column])
-                if gap == gap:
+                if not np.isnan(gap):
                     goal = torch.log1p(torch.tensor([gap]))
                     time.append(pinball(transformer.network.time_quantiles(h[None]), goal)[0])
     return [float(torch.stack(losses).mean()) for losses in (item, kind, time)]
