@@ -56,3 +56,12 @@ def test_freed_rows_are_used_again():
     assert set(again) == set(places[:50])
     assert [items(pool, place, 1) for place in places[50:]] == [[n] for n in range(50, 100)]
     assert len(pool._classes[0]._columns.items) == 128
+
+
+def test_a_sequence_that_outgrows_its_row_gives_it_back():
+    pool = SequencePool(32)
+    for n in range(100):
+        place = pool.add(seq(n))
+        place, length = pool.append(place, 1, seq(*range(20)))
+        assert items(pool, place, length) == [n, *range(20)]
+    assert len(pool._classes[0]._columns.items) == 16

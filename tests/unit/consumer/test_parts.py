@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import structlog
-from support import TOPIC, Stream, event, random_events, same_state, small_settings
+from support import TOPIC, Stream, event, random_events, record_value, same_state, small_settings
 
 from consumer.ports import TopicPartition
 
@@ -30,6 +30,19 @@ def test_a_worker_that_was_stopped_and_started_ends_like_one_that_was_not(max_it
     assert same_state(straight.state(), restarted.state())
     assert straight.bodies() == restarted.bodies()
     assert [body["batch"] for body in restarted.bodies()] == sorted(body["batch"] for body in restarted.bodies())
+
+
+def test_the_unit_of_times_is_decided_once_and_kept():
+    stream = Stream()
+    stream.put(record_value(user_id="u", item_id=1, event_time=T * 1000))
+    stream.drain()
+    stream.parts.save()
+    stream.source.close()
+    stream.start()
+    assert stream.parts.decoder.time_unit == "ms"
+    stream.put(record_value(user_id="u", item_id=1, event_time=T))  # by its magnitude alone these would be seconds
+    stream.drain()
+    assert [body["event_time"] for body in stream.bodies()] == [T, T / 1000]
 
 
 def test_snapshots_are_saved_as_often_as_the_settings_say():

@@ -102,6 +102,16 @@ def test_a_tiny_vocabulary_turns_over_and_stays_whole():
     assert set(np.flatnonzero(np.isfinite(bias)).tolist()) == set(worker.model.items.admitted_rows().tolist())
 
 
+def test_who_takes_over_a_row_takes_over_nothing_else():
+    worker = Worker(small_settings(model={"max_items": 16}, learning={"rehearsal_windows": 0}))
+    worker.run([event("u", n % 16, 10.0 * n) for n in range(160)])
+    assert worker.step([event("v", 100 + n, 5000.0 + n) for n in range(16)]).learned.evicted == 16
+    table = worker.model.transformer.table.state(17).arrays
+    assert table["steps"][1:].tolist() == [1.0] * 16
+    counts = worker.model.popularity.state().arrays["count"][1:]
+    assert counts.max() / counts.min() < 1.01
+
+
 def test_with_a_minimum_count_the_first_events_teach_nothing_and_break_nothing():
     """No item is admitted, there is one type and there are no times: no head has a target."""
     worker = Worker(small_settings(model={"min_count": 2}))
