@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consumer.begin import begin_from
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
 from consumer.errors import ConfigError, UsageError
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from incremental.drift import Detection
 
 TOPIC_PREFIX = "topic:"
-INIT_SECTIONS = ("model", "learning", "prediction", "history")
-"""Settings that must agree with those of the state that is begun from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +113,8 @@ def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
 
 
 def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
-    snapshots = None
-    if options.save is not None:
-        snapshots = Snapshots(FolderStore(options.save), "replay", identity(settings), settings.snapshot.keep)
-    health = HealthState(clock, settings.metrics.live_after_s)
-    parts = Parts(settings, Metrics(clock), health, clock, snapshots)
+    store = None if options.save is None else FolderStore(options.save)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     parts.freeze_after = options.freeze_after
     if options.init is not None:
         begin_from(parts, options.init, settings)
@@ -133,22 +129,12 @@ def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Cloc
             track.note()
             progress.show(pipeline)
     total_s = clock.monotonic() - begin
-    parts.save()
+    if store is not None:
+        Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep).save(parts.image(0))
     summary = _summary(settings, pipeline, detections, total_s)
     if options.report is not None:
         write_report(summary, track.series(), options.report)
     return summary
-
-
-def begin_from(parts: Parts, folder: Path, settings: Settings) -> None:
-    """Take over what was learned from the newest snapshot in a folder. Raises UsageError where there is none."""
-    if not folder.is_dir():
-        raise UsageError(f"--init {folder}: there is no such folder")
-    snapshots = Snapshots(FolderStore(folder), parts.lineage, identity(settings), settings.snapshot.keep)
-    snapshot = snapshots.newest(sections=INIT_SECTIONS)
-    if snapshot is None:
-        raise UsageError(f"--init {folder}: there is no snapshot in it; `tidemill replay SOURCE --save DIR` makes one")
-    parts.restore(snapshot)
 
 
 def _summary(settings: Settings, pipeline: Pipeline, detections: list[Detection], total_s: float) -> dict[str, Any]:
