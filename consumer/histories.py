@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from consumer.settings import HistorySettings, InputSettings
 
 
+NOTHING_EMITTED = bytes(8 * LIST_LENGTH)
+
+
 @dataclass(slots=True)
 class User:
     """One user's place in the pool and the little that is kept beside the sequence."""
@@ -114,16 +117,17 @@ class PartitionHistories:
 
     def state(self) -> State:
         """Return all users, the longest unseen first."""
-        users = list(self._users.items())
-        sequences = [self._pool.read(user.place, user.length) for _, user in users]
-        columns = [np.concatenate(column) for column in zip(*sequences, strict=True)] if users else Sequence.empty()
-        emitted = [np.frombuffer(u.emitted or bytes(8 * LIST_LENGTH), np.int64) for _, u in users]
-        ids = [u.recent_ids for _, u in users]
-        arrays = dict(zip(("items", "types", "times", "opens"), columns, strict=True)) | {
-            "users": np.array([key for key, _ in users], np.int64),
-            "length": np.array([user.length for _, user in users], np.int32),
-            "session": np.array([user.session_key for _, user in users], np.int64),
-            "emitted": np.array(emitted, np.int64).reshape(-1, LIST_LENGTH),
+        users = list(self._users.values())
+        length = np.array([user.length for user in users], np.int64)
+        events = self._pool.read_all([user.place for user in users], length)
+        emitted = b"".join([user.emitted or NOTHING_EMITTED for user in users])
+        ids = [user.recent_ids for user in users]
+        arrays = {
+            **events._asdict(),
+            "users": np.array(list(self._users), np.int64),
+            "length": length.astype(np.int32),
+            "session": np.array([user.session_key for user in users], np.int64),
+            "emitted": np.frombuffer(emitted, np.int64).reshape(-1, LIST_LENGTH),
             "recent_count": np.array([len(line) for line in ids], np.int32),
             "recent_ids": np.array([key for line in ids for key in line], np.int64),
         }
