@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.errors import LostPartitions, UnknownOutcome
+from consumer.errors import LostPartitions, TransientError, UnknownOutcome
 from consumer.kafka_io.admin import require_topics
 from consumer.kafka_io.client import ConsumerRebalanceListener, KafkaConsumer, KafkaPartition, OffsetAndMetadata
 from consumer.kafka_io.client import errors as k
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 _LOOKUP_S = 30.0
+_TROUBLE_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class KafkaSource:
 
     Waits for a broker when it is made (`kafka.broker_wait_s`). Raises BrokerUnavailable, AccessError, or ConfigError
     when the topic is missing. With `until_end` it is drained once every assigned partition has reached the end it had
-    when it was first assigned.
+    when it was first assigned. After Fenced, LostPartitions or StateError it raises the same again: make a new one.
 
     How a rebalance goes:
     1. The client's callbacks, which run on its I/O thread inside `poll`, only note what was assigned.
@@ -52,6 +53,7 @@ class KafkaSource:
         self._joined = False
         self._held = False
         self._failed: Exception | None = None
+        self._trouble_since: float | None = None
         self._noted = _Noted()
         require_topics(settings.kafka, [self._topic], clock)
         self._consumer: Any = connect(KafkaConsumer, group_consumer_options(settings.kafka), settings.kafka, clock)
@@ -60,6 +62,8 @@ class KafkaSource:
 
     def poll(self, limits: PollLimits) -> Batch:
         """Return the next micro-batch. Also raises Fenced, and StateError where the topic no longer holds the position."""
+        if self._failed is not None:
+            raise self._failed
         if self._held:
             self._steer()
         fetched = self._fetch(limits)
@@ -67,15 +71,16 @@ class KafkaSource:
             self._rewind(self._position)
             fetched = {}
         if self._noted.lost:
-            raise LostPartitions(f"the group {self._kafka.group} has removed {self._kafka.instance} as a member")
+            raise self._fail(LostPartitions(f"group {self._kafka.group} has removed the member {self._kafka.instance}"))
         if self._noted.assigned is not None:
-            self._take_over(self._noted.take())
+            self._take_over(self._noted.assigned)
+            self._noted.assigned = None
             return self._empty()
         owner = self._consumer.group_metadata()
         if owner.generation_id < 0 or not owner.member_id:
             self._rewind(self._position)
             return self._empty()
-        ranges = () if self._held else self._ranges(fetched)
+        ranges = () if self._held else self._ranges()
         records = tuple(record_of(r) for partition in sorted(fetched) for r in fetched[partition])
         self._position.update({r.partition: r.stop for r in ranges})
         return Batch(records, ranges, frozenset(self._position), owner)
@@ -120,16 +125,13 @@ class KafkaSource:
 
     def lag(self) -> Mapping[TopicPartition, int]:
         """Offsets between the position and the end of each assigned partition, as far as the last poll saw."""
-        return {tp: max(self._seen_end(tp) - position, 0) for tp, position in self._position.items()}
+        return {tp: max(self._end[tp] - position, 0) for tp, position in self._position.items()}
 
     def close(self) -> None:
         """Release the connection; safe to call twice. A static member stays in the group until its session times out."""
         self._consumer.close(autocommit=False, timeout_ms=self._kafka.request_timeout_ms)
 
     def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
-        """Poll the client. After an error that is not retriable it would spin for ever: it is not asked again."""
-        if self._failed is not None:
-            raise self._failed
         try:
             polled: dict[Any, list[Any]] = self._consumer.poll(
                 timeout_ms=int(limits.max_wait_s * 1000), max_records=limits.max_records
@@ -139,11 +141,25 @@ class KafkaSource:
                 raise
             return {}  # a group without committed offsets: _take_over decides where to begin
         except k.KafkaError as error:
-            if error.retriable:
-                return {}  # the client goes on trying; an outage looks like an idle topic until the broker is back
-            self._failed = translate(error, f"reading topic {self._topic}")
-            raise self._failed from error
+            if not error.retriable:
+                raise self._fail(translate(error, f"reading topic {self._topic}")) from error
+            return self._wait_out(error, limits)
+        self._trouble_since = None
         return polled
+
+    def _wait_out(self, error: k.KafkaError, limits: PollLimits) -> dict[Any, list[Any]]:
+        """Look like an idle topic while the client says that trying again may help. Raises TransientError at the end."""
+        now = self._clock.monotonic()
+        self._trouble_since = now if self._trouble_since is None else self._trouble_since
+        if now - self._trouble_since > _TROUBLE_S:
+            raise TransientError(describe(error, f"reading topic {self._topic}, for {_TROUBLE_S:g} s")) from error
+        self._clock.sleep(limits.max_wait_s)
+        return {}
+
+    def _fail(self, error: Exception) -> Exception:
+        """Note that this source is done for: the client would spin for ever, or go on from positions that are not ours."""
+        self._failed = error
+        return error
 
     def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
         """Steps 3 and 4 of a rebalance."""
@@ -154,7 +170,9 @@ class KafkaSource:
         before = self._position
         for tp, offset in committed.items():
             if offset is not None and offset > before.get(tp, offset):
-                raise LostPartitions(f"{tp.topic}-{tp.partition} was read by another member up to offset {offset}")
+                raise self._fail(
+                    LostPartitions(f"{tp.topic}-{tp.partition} was read by another member up to offset {offset}")
+                )
         self._end = ends
         self._target = {tp: self._target.get(tp, ends[tp]) for tp in partitions}
         self._position = {}
@@ -191,19 +209,17 @@ class KafkaSource:
             self._consumer.seek(KafkaPartition(*tp), offset)
         self._position = {**self._position, **positions}
 
-    def _ranges(self, fetched: Mapping[Any, list[Any]]) -> tuple[OffsetRange, ...]:
+    def _ranges(self) -> tuple[OffsetRange, ...]:
         """What was passed over in this poll: records, and markers of transactions behind the last of them."""
         ranges = []
         for tp in sorted(self._position):
             start = self._position[tp]
-            if tp in fetched or self._seen_end(tp) > start:
+            self._end[tp] = max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
+            if self._end[tp] > start:
                 stop = self._consumer.position(KafkaPartition(*tp), timeout_ms=self._kafka.request_timeout_ms)
                 if stop is not None and stop > start:
                     ranges.append(OffsetRange(tp, start, stop))
         return tuple(ranges)
-
-    def _seen_end(self, tp: TopicPartition) -> int:
-        return max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
 
     def _empty(self) -> Batch:
         return Batch((), (), frozenset(self._position))
@@ -224,11 +240,6 @@ class _Noted(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is un
 
     def on_partitions_lost(self, lost: Iterable[Any]) -> None:
         self.lost = bool(set(lost))
-
-    def take(self) -> frozenset[TopicPartition]:
-        """Return the new assignment and forget it."""
-        assigned, self.assigned = self.assigned or frozenset(), None
-        return assigned
 
 
 def positions(batch: Batch) -> dict[Any, Any]:

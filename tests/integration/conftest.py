@@ -1,4 +1,4 @@
-"""A real broker for the tests of this folder, one for the whole session."""
+"""Names, topics and certificates for the tests on a real broker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.any_broker import BrokerHandle, any_broker
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_USED = pytest.StashKey[BrokerHandle]()
+    from deploy.any_broker import BrokerHandle
+
 _HERE = Path(__file__).parent
 
 
@@ -23,20 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.integration)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    handle = config.stash.get(_USED, None)
-    if handle is not None:
-        terminalreporter.write_line(f"integration tests used a {handle.kind} broker at {handle.bootstrap_servers}")
-
-
-@pytest.fixture(scope="session")
-def broker(request: pytest.FixtureRequest) -> Iterator[BrokerHandle]:
-    """A broker that others may use at the same time: take names from `unique_name`."""
-    with any_broker() as handle:
-        request.config.stash[_USED] = handle
-        yield handle
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import threading
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 
 from consumer.check import check
 from consumer.clock import SystemClock
-from consumer.errors import AccessError, BrokerUnavailable, ConfigError, LostPartitions, StateError, UnknownOutcome
+from consumer.errors import AccessError, ConfigError, LostPartitions, StateError, UnknownOutcome
 from consumer.kafka_io import (
     KafkaRangeSource,
     KafkaSink,
@@ -107,21 +107,33 @@ def settings(broker: BrokerHandle, unique_name: Callable[[str], str]) -> Setting
 # --- connecting
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # the client leaves refused sockets to gc
-def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread(unique_name, caplog):
-    settings = make_settings("127.0.0.1:1", unique_name, broker_wait_s=1.0)
-    before, began = threading.active_count(), CLOCK.monotonic()
-    with pytest.raises(BrokerUnavailable, match=r"no broker at 127\.0\.0\.1:1 answered for 1 s .*ECONNREFUSED"):
-        KafkaSource(settings, CLOCK)
-    with pytest.raises(BrokerUnavailable):
-        KafkaSink(settings, CLOCK)
+WITHOUT_BROKER = """
+import threading, time
+from consumer.clock import SystemClock
+from consumer.errors import BrokerUnavailable
+from consumer.kafka_io import KafkaSink, KafkaSource
+from consumer.settings import KafkaSettings, Settings
 
-    assert CLOCK.monotonic() - began < 10
-    wait_until(lambda: threading.active_count() <= before)
-    caplog.clear()  # its records hold exceptions, whose frames hold those sockets
-    gc.collect()
+began = time.monotonic()
+for door in (KafkaSource, KafkaSink):
+    try:
+        door(Settings(kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", broker_wait_s=1.0)), SystemClock())
+    except BrokerUnavailable as error:
+        print(error)
+while threading.active_count() > 1:
+    pass
+print(time.monotonic() - began)
+"""
+
+
+def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread():
+    """In a process of its own: the client leaves sockets that were refused to the garbage collector."""
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_BROKER], check=True, capture_output=True, text=True, timeout=60)
+    lines = [line for line in ran.stdout.splitlines() if "waiting" not in line]
+    for told in lines[:2]:
+        assert "no broker at 127.0.0.1:1 answered for 1 s (PLAINTEXT)" in told
+        assert "ECONNREFUSED" in told
+    assert float(lines[2]) < 8
 
 
 def test_a_missing_topic_is_named_with_what_to_do_and_not_created(settings):
@@ -229,7 +241,7 @@ def test_a_member_that_the_group_has_removed_must_recover(settings):
             admin.remove_group_members(
                 settings.kafka.group, [MemberToRemove(group_instance_id=settings.kafka.instance)]
             )
-        with pytest.raises(LostPartitions, match="has removed"):
+        with pytest.raises(LostPartitions, match="has removed the member"):
             wait_until(lambda: source.poll(LIMITS) is None)
 
 
