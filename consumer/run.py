@@ -7,10 +7,12 @@ or SIGINT ends the loop after the micro-batch in hand, a snapshot is saved, the 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from consumer.account import Account, require_report_extra
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
 from consumer.health import HealthServer, HealthState
@@ -24,7 +26,6 @@ from consumer.watchdog import Watchdog
 from consumer.worker import Doors, Worker, run_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from consumer.pipeline import Pipeline
@@ -34,37 +35,48 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def run_worker(
-    settings: Settings,
-    *,
-    init: Path | None = None,
-    max_events: int | None = None,
-    until_end: bool = False,
-    on_step: Callable[[Pipeline], None] | None = None,
-) -> Pipeline | None:
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where a run ends by itself, and what it leaves behind; `init` is what a new lineage begins from."""
+
+    init: Path | None = None
+    max_events: int | None = None
+    until_end: bool = False
+    report: Path | None = None
+
+
+def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[str, Any] | None:
     """Run until stopped, until `max_events` input records, or (`until_end`) until the topic's present end.
 
-    Returns the pipeline as it ended, None where a stop came before it began.
+    Returns the summary, None where a stop came before the first record.
     """
+    options = options or RunOptions()
+    require_report_extra(options.report)
     clock = SystemClock()
     with StopSignal(settings.worker.stop_after_s) as stop, ExitStack() as opened:
         try:
-            worker = _start(settings, init, clock, opened, until_end=until_end)
+            worker = _start(settings, options, clock, opened)
             stop.started = True
         except StoppedWhileStarting:
             log.info("stopped before the first record")
             return None
-        run_until(worker, lambda p: _finished(p, max_events), lambda: stop.asked, max_events, on_step)
+        account = Account(clock)
+        run_until(
+            worker, lambda p: _finished(p, options.max_events), lambda: stop.asked, options.max_events, account.note
+        )
+        summary = account.summary(settings, worker.connected)
         log.info("stopping", asked=stop.asked, batch=worker.parts.batch)
         worker.save()
-    return worker.pipeline
+    if options.report is not None:
+        account.write_report(summary, options.report)
+    return summary
 
 
 def _finished(pipeline: Pipeline, max_events: int | None) -> bool:
     return pipeline.source.drained or (max_events is not None and pipeline.records >= max_events)
 
 
-def _start(settings: Settings, init: Path | None, clock: Clock, opened: ExitStack, *, until_end: bool) -> Worker:
+def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitStack) -> Worker:
     metrics = Metrics(clock)
     health = HealthState(clock, settings.metrics.live_after_s, settings.kafka.broker_wait_s)
     store = FolderStore(settings.snapshot.dir)
@@ -80,11 +92,11 @@ def _start(settings: Settings, init: Path | None, clock: Clock, opened: ExitStac
     snapshots = Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
 
     def open_doors() -> Doors:
-        source = KafkaSource(settings, clock, until_end=until_end)
+        source = KafkaSource(settings, clock, until_end=options.until_end)
         return Doors(source, KafkaSink(settings, clock, source), KafkaPast(settings, clock))
 
     worker = Worker(settings, Parts(settings, metrics, health), snapshots, clock, open_doors, watchdog)
     opened.callback(worker.close)
-    worker.start(init)
+    worker.start(options.init)
     log.info("running", group=settings.kafka.group, instance=settings.kafka.instance, delivery=settings.kafka.delivery)
     return worker

@@ -13,7 +13,7 @@ import structlog
 
 from consumer.begin import begin_from
 from consumer.errors import Fenced, TransientError, UnknownOutcome, VoidStateError
-from consumer.pipeline import Pipeline
+from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
 from consumer.snapshot_writer import SnapshotWriter
@@ -119,12 +119,11 @@ class Worker:
             self.doors = self._open()
         return self.doors
 
-    def step(self, max_records: int | None = None) -> None:
-        """One step, or one recovery. Raises what cannot be recovered from, or not so many times in a row."""
+    def step(self, max_records: int | None = None) -> StepReport | None:
+        """One step, or (None) one recovery. Raises what cannot be recovered from, or not so many times in a row."""
         pipeline = self.pipeline or self._connect()
         try:
-            if pipeline.step(max_records).committed:
-                self._failures = 0
+            report = pipeline.step(max_records)
         except Fenced:
             raise
         except (VoidStateError, TransientError) as error:
@@ -132,6 +131,10 @@ class Worker:
             if self._failures > self._settings.recovery.attempts:
                 raise
             self._recover(error)
+            return None
+        if report.committed:
+            self._failures = 0
+        return report
 
     def _recover(self, error: VoidStateError | TransientError) -> None:
         log.warning("recovering", reason=str(error), kind=type(error).__name__, attempt=self._failures)
@@ -146,6 +149,11 @@ class Worker:
             if self._failures > self._settings.recovery.attempts:
                 raise
             self._recover(again)
+
+    @property
+    def connected(self) -> Pipeline:
+        """The pipeline, connected where it was not yet."""
+        return self.pipeline or self._connect()
 
     def save(self) -> None:
         """Write a snapshot and wait for it."""
@@ -178,11 +186,11 @@ def run_until(
     finished: Callable[[Pipeline], bool],
     asked_to_stop: Callable[[], bool],
     max_events: int | None = None,
-    on_step: Callable[[Pipeline], None] | None = None,
+    on_step: Callable[[Pipeline, StepReport], None] | None = None,
 ) -> None:
     """Step until a stop is asked for, the source is drained, or so many records were read."""
     while not asked_to_stop() and worker.pipeline is not None and not finished(worker.pipeline):
         left = None if max_events is None else max_events - worker.pipeline.records
-        worker.step(left)
-        if on_step is not None:
-            on_step(worker.pipeline)
+        report = worker.step(left)
+        if on_step is not None and report is not None:
+            on_step(worker.pipeline, report)

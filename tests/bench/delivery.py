@@ -91,9 +91,9 @@ def cost_of_exactly_once(broker: str, folder: Path, events: int, rounds: int) ->
     for batch in (64, 256, 1024):
         steps: dict[str, list[float]] = {"exactly_once": [], "at_least_once": []}
         for turn in range(rounds):
-            for delivery, seconds in steps.items():
+            for delivery in steps:
                 name = f"{delivery.replace('_', '-')}-{batch}-{turn}"
-                seconds += run(settings_for(broker, folder, name, batch, delivery, NEVER_S), events)
+                steps[delivery] += run(settings_for(broker, folder, name, batch, delivery, NEVER_S), events)
         median = {delivery: statistics.median(seconds) for delivery, seconds in steps.items()}
         rows.append(
             {
@@ -115,7 +115,11 @@ def cost_of_snapshots(broker: str, folder: Path, events: int, rounds: int) -> di
             seconds = run(settings_for(broker, folder, name, 256, "exactly_once", every_s), events)
             p99[which].append(float(np.percentile(seconds, 99)))
     with_, without = statistics.median(p99["with"]), statistics.median(p99["without"])
-    row = {"with_ms": round(1000 * with_, 1), "without_ms": round(1000 * without, 1), "ratio": round(with_ / without, 3)}
+    row = {
+        "with_ms": round(1000 * with_, 1),
+        "without_ms": round(1000 * without, 1),
+        "ratio": round(with_ / without, 3),
+    }
     say(row)
     return row
 
