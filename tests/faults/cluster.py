@@ -92,19 +92,22 @@ class Cluster:
             )
             for kind in KINDS
         ]
-        for created in self.admin().create_topics(topics, operation_timeout=ADMIN_S).values():
+        admin = self.admin()  # it must live until the answer is there
+        for created in admin.create_topics(topics, operation_timeout=ADMIN_S).values():
             created.result(ADMIN_S)
 
     def add_partitions(self, count: int) -> None:
         """Let the input topic have `count` partitions from now on."""
         topic = self.topic("events")
-        self.admin().create_partitions([NewPartitions(topic, count)])[topic].result(ADMIN_S)
+        admin = self.admin()
+        admin.create_partitions([NewPartitions(topic, count)])[topic].result(ADMIN_S)
         self.partitions = count
 
     def truncate(self, partition: int, before: int) -> None:
         """Delete the input's records before an offset."""
         at = Theirs(self.topic("events"), partition, before)
-        for deleted in self.admin().delete_records([at]).values():
+        admin = self.admin()
+        for deleted in admin.delete_records([at]).values():
             deleted.result(ADMIN_S)
 
     def ends(self, kind: str, *, stable: bool) -> dict[int, int]:

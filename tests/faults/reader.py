@@ -189,7 +189,7 @@ class Reader(threading.Thread):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(name="reader", daemon=True)
         self._cluster = cluster
-        self._stop = threading.Event()
+        self._asked = threading.Event()
         self._answers = {cluster.topic(kind) for kind in ("predictions", "dead_letters")}
         self.records: list[Seen] = []
         self.sources: set[Source] = set()
@@ -206,7 +206,7 @@ class Reader(threading.Thread):
         topics = [self._cluster.topic(kind) for kind in ("predictions", "dead_letters", "journal")]
         assign(consumer, topics)
         try:
-            while not self._stop.is_set():
+            while not self._asked.is_set():
                 for message in consumer.consume(500, 0.05):
                     if message.error() is None:
                         self._note(seen_of(message))
@@ -224,5 +224,5 @@ class Reader(threading.Thread):
             self.arrivals.append((seen.at, answer.lineage))
 
     def stop(self) -> None:
-        self._stop.set()
+        self._asked.set()
         self.join(30)

@@ -57,7 +57,7 @@ class Traffic(threading.Thread):
         self.cluster, self.total, self.shape = cluster, total, shape
         self._progress = progress
         self._draw = random.Random(seed)
-        self._stop = threading.Event()
+        self._asked = threading.Event()
         self.free = threading.Event()  # set: do not wait for the outputs any more
         self.sent = 0
         self.acked = 0
@@ -83,16 +83,16 @@ class Traffic(threading.Thread):
         for number in range(self.total):
             while self.sent - self._progress() > self.shape.keep_ahead and not self.free.is_set():
                 self._producer.poll(0.01)
-                if self._stop.is_set():
+                if self._asked.is_set():
                     return
-            if self._stop.is_set():
+            if self._asked.is_set():
                 return
             self._send(number)
         self._producer.flush(120)
 
     def stop(self) -> None:
         """End now; what was sent is flushed."""
-        self._stop.set()
+        self._asked.set()
         self.join(30)
         self._producer.flush(30)
 
