@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="20,000 events and more faults each")
     parser.add_argument("--whole", action="store_true", help="start each worker as a command, libraries and all")
     parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="switch a rule off in the workers")
+    parser.add_argument("--keep", action="store_true", help="keep logs and state also where all is well")
     given = parser.parse_args()
     names = list(SCENARIOS) if given.scenario == "all" else given.scenario.split(",")
     broken = []
@@ -28,7 +29,7 @@ def main() -> int:
         scenario = SCENARIOS[name]
         with scenario.broker() as broker:
             verdict = run_scenario(
-                scenario, broker, given.seed, long=given.long, whole=given.whole, mutant=given.mutant
+                scenario, broker, given.seed, long=given.long, whole=given.whole, mutant=given.mutant, keep=given.keep
             )
         print(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines(), sep="\n", flush=True)
         broken += [] if verdict.ok else [name]

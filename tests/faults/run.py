@@ -182,7 +182,7 @@ class Run:
 
 
 def run_scenario(
-    scenario: Scenario, broker: LocalBroker, seed: int, *, long: bool = False, whole: bool = False, mutant: str = ""
+    scenario: Scenario, broker: LocalBroker, seed: int, *, long: bool = False, whole: bool = False, mutant: str = "", keep: bool = False
 ) -> Verdict:
     """Run a scenario on a running broker; returns what the checker says. Logs and state stay where it is not well."""
     run = Run(scenario, broker, seed, long=long, whole=whole, mutant=mutant)
@@ -199,7 +199,7 @@ def run_scenario(
         verdict.complaints.append("the run itself failed")
         raise
     finally:
-        run.close(keep=not verdict.ok)
-    if not verdict.ok:
+        run.close(keep=keep or not verdict.ok)
+    if keep or not verdict.ok:
         verdict.facts.append(f"logs and state: {run.folder}")
     return verdict
