@@ -101,6 +101,9 @@ class PartitionHistories:
         user.session_key, user.recent_ids = addition.session_key, addition.recent_ids
         user.emitted = emitted
         self._users.move_to_end(addition.user_key)
+
+    def make_room(self) -> None:
+        """Drop the users unseen for longest, down to the number kept."""
         while len(self._users) > self._settings.max_users:
             self._drop(next(iter(self._users)))
             self.evicted_users += 1
@@ -177,10 +180,15 @@ class Histories:
         return Stage(self._settings, self._rules, self.partitions, self.rewound).run(events)
 
     def apply(self, staged: Staged, emitted_BK: Int64 | None) -> None:
-        """Make a staged micro-batch part of the histories; `emitted_BK` are the keys of the published lists, if any."""
-        for partition, addition in staged.additions:
+        """Make a staged micro-batch part of the histories; `emitted_BK` are the keys of the published lists, if any.
+
+        Room is made at the end, so that no user of the micro-batch loses the history it was staged with on the way.
+        """
+        for partition, addition in sorted(staged.additions, key=lambda pair: pair[1].last_event):
             emitted = b"" if emitted_BK is None else emitted_BK[addition.last_event].tobytes()
             self.partitions[partition].apply(addition, emitted)
+        for partition in {partition for partition, _ in staged.additions}:
+            self.partitions[partition].make_room()
 
     def forget(self, user_key: int) -> bool:
         """Remove a user from every partition; returns whether the user was known."""

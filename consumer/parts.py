@@ -24,7 +24,7 @@ from model.predictor import Predictor
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from consumer.decode import Rejected
     from consumer.events import Event
@@ -154,6 +154,16 @@ class Parts:
         if with_histories:
             for partition in snapshot.positions:
                 self.begin(partition, snapshot)
+
+    def before_reading(self) -> Callable[[], None]:
+        """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
+        decoder, limit = self.decoder.state(), self.dead_letter_limit.copy()
+
+        def take_back() -> None:
+            self.decoder.load_state(decoder)
+            self.dead_letter_limit = limit
+
+        return take_back
 
     def image(self, journal_offset: int) -> Image:
         """Copy everything that a snapshot holds."""

@@ -23,7 +23,7 @@ from consumer.ports import PollLimits
 from consumer.sink_rules import OutputTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from consumer.parts import Considered, Parts
     from consumer.ports import Batch, Clock, Output, Sink, Source
@@ -88,12 +88,13 @@ class Pipeline:
         if not batch.ranges:
             return self._idle()
         self._took("poll")
-        considered = parts.consider(batch.records, batch.ranges, learns=self.learns)  # changes nothing
+        take_back = parts.before_reading()
+        considered = parts.consider(batch.records, batch.ranges, learns=self.learns)  # changes nothing else
         self._judge(batch, considered)
         self._took("predict")
         outputs = self._outputs(considered)
         self._took("encode")
-        if not self._commit(outputs, batch):  # ONE transaction: predictions, dead letters, drift, journal, offsets
+        if not self._commit(outputs, batch, take_back):  # ONE transaction: predictions, dead letters, journal, offsets
             return StepReport(len(batch.records), 0, 0, committed=False)
         self._took("commit")
         parts.keep(considered)  # from here on: only what is committed
@@ -163,7 +164,7 @@ class Pipeline:
             outputs.append(entry_of(parts.lineage, considered, notes).output(self.upkeep.journal_partition))
         return outputs
 
-    def _commit(self, outputs: list[Output], batch: Batch) -> bool:
+    def _commit(self, outputs: list[Output], batch: Batch, take_back: Callable[[], None]) -> bool:
         """Commit; after a known abort seek back and return false. An output that is too large is sent empty."""
         for _ in range(len(outputs) + 1):
             try:
@@ -175,10 +176,12 @@ class Pipeline:
             except Aborted as error:
                 log.warning("transaction aborted, reading the records again", reason=str(error))
                 self.parts.metrics.not_committed("aborted")
+                take_back()
                 self.source.seek_back(batch)
                 return False
             except VoidStateError:
                 self.parts.metrics.not_committed("unknown")
+                take_back()
                 raise
             finally:
                 self._begin("step")
@@ -200,7 +203,8 @@ class Pipeline:
             parts.rejected[bad.error.reason] += 1
         if considered.scored is not None:
             staged = considered.scored.staged
-            repeated, late = sum(staged.repeated_B), sum(event.late for event in events)
+            repeated = sum(staged.repeated_B)
+            late = sum(event.late and not again for event, again in zip(events, staged.repeated_B, strict=True))
             metrics.events("accepted", len(events) - repeated - late)
             metrics.events("late", late)
             metrics.events("repeated", repeated)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 FORMAT = 2
 MANIFEST = "manifest.json"
 WORKER = "worker"
+
+
+def _encoded(state: State) -> bytes:
+    """Return the arrays as safetensors, which writes strided ones as they lie in memory: they are laid out first."""
+    return bytes(save_arrays({name: np.asarray(array, order="C") for name, array in state.arrays.items()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ class Snapshots:
             positions.append([*partition, f"histories-{index}", next_offset])
         files: dict[str, dict[str, Any]] = {}
         for part, state in parts.items():  # 1
-            files |= self._write(name, f"{part}.safetensors", save_arrays(state.arrays))
+            files |= self._write(name, f"{part}.safetensors", _encoded(state))
             files |= self._write(name, f"{part}.json", orjson.dumps(state.values))
         manifest = {
             "format": FORMAT,

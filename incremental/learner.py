@@ -93,7 +93,7 @@ class Learner:
         loss = self.model.transformer.learn(batches, step_of(plan, self.settings))
         self.rehearsal.add(contexts)
         self.events += len(kept)
-        self.steps += loss.applied
+        self.steps += loss is not None and loss.applied
         return Learned(len(kept), 0 if rehearsed is None else len(rehearsed.length_R), admitted, evicted, loss)
 
     def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:

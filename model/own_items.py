@@ -91,7 +91,7 @@ class OwnItemsView:
         known = self._items_QT != UNKNOWN
         group_QT = self._group_T[self._lag_QT]
         line = np.arange(self._states)[:, None] * len(BORDERS) + group_QT
-        held = np.bincount(line[known], minlength=self._states * len(BORDERS)).reshape(self._states, -1)
+        held = np.bincount(line[known], minlength=self._states * len(BORDERS)).reshape(self._states, len(BORDERS))
         share = (credit / credit.sum())[None, :] * (held[:, : len(credit)] > 0)
         share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
         per_lag = share / np.maximum(held[:, : len(credit)], 1)

@@ -169,7 +169,10 @@ class Predictor:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""
         published = contexts.emitted_BK.any(axis=1)
         emitted = rank_in(contexts.emitted_BK, contexts.event_item_B)
-        in_batch = contexts.state_position_Q[contexts.before_B] >= contexts.new_R[contexts.event_row_B]
+        goes_on_R = np.ones(len(contexts.user_R), np.bool_)  # rows that go on where an earlier one of the user ended
+        goes_on_R[np.unique(contexts.user_R, return_index=True)[1]] = False
+        row_B, position_B = contexts.event_row_B, contexts.state_position_Q[contexts.before_B]
+        in_batch = (position_B >= contexts.new_R[row_B]) | goes_on_R[row_B]
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)
 
     def _publish(

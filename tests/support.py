@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from consumer.clock import ManualClock
+from consumer.describe_settings import identity
+from consumer.errors import StateError
 from consumer.events import DEFAULT_TYPE, Event, key64
+from consumer.health import HealthState
 from consumer.histories import Histories
+from consumer.memory_io import MemoryLog, MemorySink, MemorySource
+from consumer.metrics import Metrics
+from consumer.parts import Parts
+from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.settings import Settings
+from consumer.snapshots import Snapshots
 from incremental.learner import Learner
 from model.model import Model
 from model.predictor import Predictor
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from consumer.histories import Staged
+    from consumer.pipeline import StepReport
     from incremental.learner import Learned
     from incremental.plan import LearnPlan
     from model.predictor import Predictions, Scores
@@ -76,7 +86,13 @@ def event(
 
 
 def random_events(
-    n: int, *, seed: int = 0, users: int = 8, items: int = 30, kinds: Sequence[str] = ("view", "buy"), timed: bool = True
+    n: int,
+    *,
+    seed: int = 0,
+    users: int = 8,
+    items: int = 30,
+    kinds: Sequence[str] = ("view", "buy"),
+    timed: bool = True,
 ) -> list[Event]:
     """Return a stream without any pattern."""
     draw = np.random.default_rng(seed)
@@ -108,9 +124,7 @@ class Worker:
         self.histories.assign({TopicPartition(TOPIC, partition) for partition in partitions})
         self.model = Model(self.settings.model, self.settings.worker.seed)
         self.predictor = Predictor(self.model)
-        self.learner = Learner(
-            self.model, self.settings.learning, self.settings.prediction, self.settings.worker.seed
-        )
+        self.learner = Learner(self.model, self.settings.learning, self.settings.prediction, self.settings.worker.seed)
 
     def look(self, events: Sequence[Event], *, exclude_seen: bool = False) -> tuple[Staged, Scores, Predictions]:
         """Stage and predict; changes nothing."""
@@ -140,3 +154,100 @@ def same_state(left: State, right: State) -> bool:
 def record_value(**fields: Any) -> bytes:
     """Return an event as a record's value."""
     return orjson.dumps(fields)
+
+
+class MemoryStore:
+    """A StateStore in a dict. `fail_after`: so many more writes succeed, then StateError."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.fail_after: int | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        if self.fail_after is not None:
+            if self.fail_after == 0:
+                raise StateError(f"{name} cannot be written: injected")
+            self.fail_after -= 1
+        self.blobs[name] = data
+
+    def read(self, name: str) -> bytes:
+        if name not in self.blobs:
+            raise StateError(f"{name} cannot be read: there is no such file")
+        return self.blobs[name]
+
+    def names(self, prefix: str = "") -> list[str]:
+        return sorted(name for name in self.blobs if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        self.blobs.pop(name, None)
+
+
+class Stream:
+    """A log in memory with a pipeline over it: what `tidemill run` is, without the process."""
+
+    def __init__(self, settings: Settings | None = None, *, partitions: int = 1, log: MemoryLog | None = None) -> None:
+        self.settings = settings or small_settings()
+        topics = dict.fromkeys(("predictions", "dead-letters", "drift"), 1)
+        self.log = log or MemoryLog({TOPIC: partitions} | topics)
+        self.clock = ManualClock()
+        self.store = MemoryStore()
+        self.start()
+
+    def start(self) -> None:
+        """Begin as a new process would, from the newest snapshot where there is one."""
+        settings = self.settings
+        self.snapshots = Snapshots(self.store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
+        self.metrics = Metrics(self.clock)
+        health = HealthState(self.clock, 60.0)
+        self.parts = Parts(settings, self.metrics, health, self.clock, self.snapshots)
+        newest = self.snapshots.newest()
+        if newest is not None:
+            self.parts.restore(newest)
+        self.source = MemorySource(self.log, TOPIC, "tidemill", until_end=True)
+        self.sink = MemorySink(self.log, "tidemill")
+        self.pipeline = Pipeline(settings, self.source, self.sink, self.parts, self.clock)
+
+    def put(
+        self, *values: bytes | None, key: bytes = b"u", partition: int = 0, time_ms: int = 1_700_000_000_000
+    ) -> None:
+        """Append raw records."""
+        for value in values:
+            self.log.append(TOPIC, key, value, partition=partition, timestamp_ms=time_ms)
+
+    def put_events(self, events: Iterable[Event]) -> None:
+        """Append events as plain JSON."""
+        for one in events:
+            fields = {"user_id": one.user_id, "item_id": one.item_id, "event_type": one.event_type}
+            if not isnan(one.event_time):
+                fields["event_time"] = one.event_time
+            stamp = 1_700_000_000_000 if isnan(one.event_time) else round(one.event_time * 1000)
+            key = str(one.user_id).encode()
+            self.put(record_value(**fields), key=key, partition=one.record.partition, time_ms=stamp)
+
+    def drain(self) -> list[StepReport]:
+        """Step until everything that waits is done."""
+        reports = [self.pipeline.step()]
+        while not self.source.drained:
+            reports.append(self.pipeline.step())
+        return reports
+
+    def bodies(self, topic: str = "predictions") -> list[dict[str, Any]]:
+        """Return what a reader of a topic sees, decoded."""
+        return [orjson.loads(record.value or b"null") for record in self.log.records(topic)]
+
+    def sources(self) -> list[tuple[int, int]]:
+        """Return (partition, offset) of every record that was answered for, by a prediction or a dead letter."""
+        answered = [(body["source"]["partition"], body["source"]["offset"]) for body in self.bodies()]
+        for record in self.log.records("dead-letters"):
+            headers = dict(record.headers)
+            where = (headers[f"__streams.errors.{name}"] or b"" for name in ("partition", "offset"))
+            answered.append((int(next(where)), int(next(where))))
+        return sorted(answered)
+
+    def state(self) -> State:
+        """Return everything that the worker holds."""
+        state = self.parts.state()
+        for partition, part in self.parts.histories.partitions.items():
+            state.put(f"histories-{partition.partition}", part.state())
+        state.values["next_offsets"] = sorted([*tp, offset] for tp, offset in self.parts.next_offsets.items())
+        return state

@@ -51,10 +51,15 @@ def make_topic(broker: BrokerHandle, unique_name: Callable[[str], str]) -> Calla
 @pytest.fixture
 def tls_files(tmp_path: Path) -> tuple[Path, Path]:
     """(certificate, certificate with private key) for 127.0.0.1 and localhost, signed by itself."""
+    return make_tls_files(tmp_path)
+
+
+def make_tls_files(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate, and a file with its private key too, in a folder."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("the openssl command is not installed")
-    key, certificate, both = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "both.pem"
+    key, certificate, both = folder / "key.pem", folder / "certificate.pem", folder / "both.pem"
     request = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     request += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(request, check=True, capture_output=True, timeout=60)

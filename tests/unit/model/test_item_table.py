@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from support import same_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.item_table import BETA1, BETA2, CONTEXT_SHARE, INIT_SCALE, ItemTable
 from model.state import same
-from support import same_state
 
 DIM = 6
 
@@ -108,7 +108,7 @@ class LargestResult(TorchDispatchMode):
         super().__init__()
         self.elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - torch's signature
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and not func._schema.name.endswith("_"):
             self.elements = max(self.elements, result.numel())

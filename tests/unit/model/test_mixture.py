@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from support import same_state
 
 from model.mixture import BUCKETS, Mixture, bucket
-from support import same_state
 
 
 def learn_stream(mixture, p_BK, buckets=None, batch=1):
@@ -67,7 +67,7 @@ def test_each_bucket_of_history_has_a_blend_of_its_own():
     mixture = Mixture(["a", "b"])
     buckets = np.array([0, 3] * 500)
     p_BK = np.where((buckets == 0)[:, None], [[0.5, 0.1]], [[0.1, 0.5]])
-    mixture.learn(p_BK, buckets)
+    learn_stream(mixture, p_BK, buckets, batch=20)
     weights = mixture.weights(np.array([0, 3]))
     assert weights[0, 0] > 0.8
     assert weights[1, 1] > 0.8

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from support import Worker, event, same_state, small_settings
 
 from consumer.events import key64
 from model.own_items import BORDERS, PRIOR_EVENTS, OwnItems, lag_groups
 from model.smoothing import Smoothing
 from model.vocabulary import UNKNOWN, Vocabulary
-from support import Worker, event, same_state, small_settings
 
 NO_SMOOTHING = Smoothing(1e-9, 10, 0.0)
 

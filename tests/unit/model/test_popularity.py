@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from support import Worker, event, same_state
 
 from model.popularity import Popularity
 from model.smoothing import Smoothing
 from model.vocabulary import UNKNOWN, Vocabulary
-from support import Worker, event, same_state
 
 HALF_LIFE = 20.0
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from support import Worker, event, small_settings
 
 from consumer.events import key64
 from model.sequences import WIDTHS, cut, gaps, groups
-from support import Worker, event, small_settings
 
 
 def test_gaps_are_never_negative_and_unknown_where_a_time_is():
@@ -55,7 +55,9 @@ def test_shorter_rows_are_padded_with_unknown():
     worker = Worker()
     events = [event("a", 1, 0.0), event("b", 2, 0.0), event("b", 3, 5.0), event("b", 4, 9.0)]
     worker.step(events)
-    sequences = cut(worker.histories.stage([*events[:1], *events[1:]]).contexts, 8, worker.model.items, worker.model.types)
+    sequences = cut(
+        worker.histories.stage([*events[:1], *events[1:]]).contexts, 8, worker.model.items, worker.model.types
+    )
     assert sequences.length_R.tolist() == [2, 6]
     assert sequences.items_RL[0, 2:].tolist() == [0] * 4
     assert sequences.types_RL[0, 2:].tolist() == [0] * 4
