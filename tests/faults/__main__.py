@@ -33,7 +33,10 @@ def main() -> int:
             )
         print(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines(), sep="\n", flush=True)
         broken += [] if verdict.ok else [name]
-    print(f"{len(names) - len(broken)} of {len(names)} scenarios as they must be" + (f"; broken: {broken}" if broken else ""))
+    print(
+        f"{len(names) - len(broken)} of {len(names)} scenarios as they must be"
+        + (f"; broken: {broken}" if broken else "")
+    )
     return 1 if broken else 0
 
 

@@ -275,8 +275,9 @@ def state_differs(evidence: Evidence) -> tuple[int, list[str]]:
     for number in range(16):
         settings = evidence.cluster.settings(number)
         if settings.kafka.instance not in evidence.journal:
-            if FolderStore(settings.snapshot.dir).names(f"{settings.kafka.instance}/"):
-                problems.append(f"{settings.kafka.instance}: snapshots, but no journal")
+            newest = _snapshots(settings).newest()
+            if newest is not None and newest.batch:
+                problems.append(f"{settings.kafka.instance}: a snapshot of micro-batch {newest.batch}, but no journal")
             continue
         try:
             count, differing = _compare(settings)
@@ -290,10 +291,13 @@ def state_differs(evidence: Evidence) -> tuple[int, list[str]]:
     return compared, problems
 
 
+def _snapshots(settings: Settings) -> Snapshots:
+    store = FolderStore(settings.snapshot.dir)
+    return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
+
+
 def _compare(settings: Settings) -> tuple[int, list[str]]:
-    clock = SystemClock()
-    lineage = settings.kafka.instance
-    snapshots = Snapshots(FolderStore(settings.snapshot.dir), lineage, identity(settings), settings.snapshot.keep)
+    clock, snapshots, lineage = SystemClock(), _snapshots(settings), settings.kafka.instance
     newest = snapshots.newest()
     if newest is None:
         return 0, []

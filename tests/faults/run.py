@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from consumer.kafka_io import committed_lag
 from deploy.broker import LocalBroker
 from tests.faults.checker import Fault, Verdict, check, gather
 from tests.faults.cluster import Cluster
@@ -49,6 +51,8 @@ class Scenario:
     may_stop: bool = False
     """Whether workers rightly end for good with work left: then only what they committed is judged."""
     broker: Callable[[], AbstractContextManager[LocalBroker]] = LocalBroker
+    disk_bytes: int = 0
+    """Where not 0, the state folder is a file system of its own, of this size."""
 
 
 class NotReached(Exception):
@@ -59,7 +63,14 @@ class Run:
     """What a scenario's body works with."""
 
     def __init__(
-        self, scenario: Scenario, broker: LocalBroker, seed: int, *, long: bool = False, whole: bool = False, mutant: str = ""
+        self,
+        scenario: Scenario,
+        broker: LocalBroker,
+        seed: int,
+        *,
+        long: bool = False,
+        whole: bool = False,
+        mutant: str = "",
     ) -> None:
         self.scenario, self.broker, self.long = scenario, broker, long
         self.draw = random.Random(seed)
@@ -68,6 +79,8 @@ class Run:
         name = f"{scenario.name}-{uuid4().hex[:6]}"
         self.cluster = Cluster(broker, self.folder, name, scenario.partitions, scenario.sections)
         self.cluster.create(scenario.topics)
+        if scenario.disk_bytes:
+            mount(self.cluster.state_dir, scenario.disk_bytes)
         self.reader = Reader(self.cluster)
         self.traffic = Traffic(self.cluster, self.total, seed, scenario.shape(), lambda: self.reader.progress)
         self.workers = Workers(self.cluster, whole=whole, mutant=mutant)
@@ -105,7 +118,7 @@ class Run:
 
     def more(self, events: int, timeout_s: float = REACH_S) -> None:
         """Wait until so many more are answered."""
-        wanted = self.reader.progress + events
+        wanted = min(self.reader.progress + events, self.total)
         self.wait(lambda: self.reader.progress >= wanted, f"{events} more answered", timeout_s)
 
     @contextmanager
@@ -131,7 +144,11 @@ class Run:
 
     def settle(self) -> None:
         """Wait until every record that was written has its answer, nothing more comes, and the group has no lag."""
+        if self.workers.unwanted and self.scenario.may_stop:
+            return
         self.wait(lambda: self.traffic.done, "all events written")
+        if self.scenario.may_stop:
+            return
         self.wait(lambda: self.reader.progress >= self.traffic.acked, "all events answered", SETTLE_S)
         time.sleep(QUIET_S)
 
@@ -160,6 +177,19 @@ class Run:
         """Return how long after a moment the first prediction of a lineage was readable."""
         return next((arrival - at for arrival, name in self.reader.arrivals if arrival > at and name == lineage), None)
 
+    def snapshots(self, number: int) -> list[Path]:
+        """Return the folders of an instance's complete snapshots, oldest first."""
+        folder = self.cluster.state_dir / f"w{number}"
+        return sorted(path.parent for path in folder.glob("snapshot-*/manifest.json"))
+
+    def log(self, number: int) -> str:
+        """Return what an instance has said."""
+        return (self.folder / f"w{number}.log").read_text(encoding="utf-8")
+
+    def lag(self) -> int:
+        """Return how many offsets the group has left to do."""
+        return sum(committed_lag(self.cluster.settings(0)).values())
+
     def generation(self) -> int:
         """Return the group's generation: it grows with every rebalance."""
         records = read_all(self.cluster, [OFFSETS_TOPIC])[OFFSETS_TOPIC]
@@ -177,12 +207,27 @@ class Run:
         self.workers.end()
         self.traffic.stop()
         self.reader.stop()
+        if self.scenario.disk_bytes:
+            subprocess.run(["umount", "-l", str(self.cluster.state_dir)], check=True)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def mount(folder: Path, size: int) -> None:
+    """Put a small file system in memory at a folder."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+
+
 def run_scenario(
-    scenario: Scenario, broker: LocalBroker, seed: int, *, long: bool = False, whole: bool = False, mutant: str = "", keep: bool = False
+    scenario: Scenario,
+    broker: LocalBroker,
+    seed: int,
+    *,
+    long: bool = False,
+    whole: bool = False,
+    mutant: str = "",
+    keep: bool = False,
 ) -> Verdict:
     """Run a scenario on a running broker; returns what the checker says. Logs and state stay where it is not well."""
     run = Run(scenario, broker, seed, long=long, whole=whole, mutant=mutant)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.hooks import Hook
 from tests.faults.run import Scenario
+from tests.faults.traffic import Shape
 
 if TYPE_CHECKING:
     from tests.faults.run import Run
@@ -84,8 +85,10 @@ def zombie(run: Run) -> None:
         with run.fault(f"SIGSTOP w{number % 2} past its session") as fault:
             sleeper.signal(signal.SIGSTOP)
             time.sleep(7.5)
-            fault.struck = sleeper.code is None
+            before = run.log(number % 2).count("recovering")
             sleeper.signal(signal.SIGCONT)
+            run.wait(lambda n=number, b=before: run.log(n % 2).count("recovering") > b, "the zombie notices")
+            fault.struck = sleeper.code is None
         run.more(50)
 
 
@@ -150,9 +153,9 @@ WORKER_SCENARIOS = (
     Scenario("kill-points", kill_at_points, events=4000),
     Scenario("kill-before-learning", kill_before_learning),
     Scenario("sigterm", sigterm),
-    Scenario("zombie", zombie, partitions=4, workers=2),
+    Scenario("zombie", zombie, partitions=4, workers=2, shape=lambda: Shape(at_least_s=26.0)),
     Scenario("zombie-transaction", zombie_in_transaction, sections={"kafka": {"transaction_timeout_ms": 3000}}),
     Scenario("twins", twins),
-    Scenario("join-leave", join_and_leave, partitions=8, events=4000),
+    Scenario("join-leave", join_and_leave, partitions=8, events=4000, shape=lambda: Shape(at_least_s=26.0)),
     Scenario("rolling-restart", rolling_restart, partitions=6, workers=3, events=4000),
 )

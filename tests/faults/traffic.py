@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ class Shape:
     strange_is_poison: bool = False
     aborted: float = 0.0
     keep_ahead: int = 400
+    at_least_s: float = 0.0
+    """Spread the events over at least so many seconds, for faults that take their time."""
 
 
 class Traffic(threading.Thread):
@@ -80,7 +83,11 @@ class Traffic(threading.Thread):
         self._partitions = count
 
     def run(self) -> None:
+        begin = time.monotonic()
         for number in range(self.total):
+            due = begin + number * self.shape.at_least_s / self.total
+            while time.monotonic() < due and not self.free.is_set() and not self._asked.is_set():
+                self._producer.poll(0.005)
             while self.sent - self._progress() > self.shape.keep_ahead and not self.free.is_set():
                 self._producer.poll(0.01)
                 if self._asked.is_set():
@@ -104,12 +111,12 @@ class Traffic(threading.Thread):
         draw = self._draw
         partition = draw.randrange(self._partitions)
         user = f"u{partition}-{draw.randrange(USERS_PER_PARTITION)}"
-        time = T0 + number
+        seconds = T0 + number
         event: dict[str, object] = {
             "user_id": user,
             "item_id": draw.randrange(ITEMS),
             "event_type": draw.choice(("view", "buy")),
-            "event_time": time,
+            "event_time": seconds,
             "event_id": number + 1,
         }
         value: bytes | None = json.dumps(event).encode()
@@ -129,7 +136,7 @@ class Traffic(threading.Thread):
                     value,
                     user.encode(),
                     partition,
-                    timestamp=time * 1000,
+                    timestamp=seconds * 1000,
                     headers=headers,
                     on_delivery=self._delivered,
                 )

@@ -32,7 +32,9 @@ ENDS_FOR_GOOD = {0, 64, 65, 77, 78}
 def fork_context() -> Any:
     """Return the context of the server process that has everything loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["consumer.run", "consumer.cli", "torch._dynamo", "tests.faults.worker", "tests.faults.hooks"])
+    context.set_forkserver_preload(
+        ["consumer.run", "consumer.cli", "torch._dynamo", "tests.faults.worker", "tests.faults.hooks"]
+    )
     return context
 
 

@@ -97,7 +97,9 @@ def test_sigterm_while_it_waits_for_a_broker_ends_well(bench):
 def test_records_that_are_too_large_become_empty_dead_letters(bench):
     bench.make_topics({"max.message.bytes": "4000000"})
     huge = orjson.dumps({"user_id": 1, "item_id": "x" * 2_000_000})
-    wide = random.Random(0).randbytes(1_048_300)  # under the limit of a record, but with its headers over that of the dead-letter topic
+    wide = random.Random(0).randbytes(
+        1_048_300
+    )  # under the limit of a record, but with its headers over that of the dead-letter topic
     bench.produce([huge, *bench.events(20), wide])
     assert bench.run("--until-end", input={"max_record_bytes": 1_048_500}) == 0, bench.log
     assert len(bench.sources()) == 20

@@ -40,7 +40,9 @@ def fill(log, events, seed=0, users=20, start=0):
     for number in range(start, start + events):
         user, item = int(draw.integers(users)), int(draw.integers(30))
         body = {"user_id": user, "item_id": item, "event_time": 1_700_000_000 + number, "event_id": number + 1}
-        log.append("events", str(user).encode(), json.dumps(body).encode(), timestamp_ms=(1_700_000_000 + number) * 1000)
+        log.append(
+            "events", str(user).encode(), json.dumps(body).encode(), timestamp_ms=(1_700_000_000 + number) * 1000
+        )
 
 
 class Stage:
@@ -208,7 +210,9 @@ def test_a_partition_that_moves_brings_its_histories(tmp_path):
     (moved,) = two.parts.histories.partitions
     for name, array in held[moved].arrays.items():
         if name != "emitted":
-            assert np.array_equal(array, two.parts.histories.partitions[moved].state().arrays[name], equal_nan=array.dtype.kind == "f")
+            assert np.array_equal(
+                array, two.parts.histories.partitions[moved].state().arrays[name], equal_nan=array.dtype.kind == "f"
+            )
     assert moved not in one.parts.histories.partitions
     fill(stage.log, 100, seed=1, start=200)
     for _ in range(6):
