@@ -1,8 +1,9 @@
 """Snapshots: a lineage's state as of one micro-batch, in safetensors and JSON, complete by its manifest.
 
-A snapshot is a folder `<lineage>/snapshot-<batch>` with one pair of files per part and `manifest.json`, which holds
-the SHA-256 of each and is written last: without it there is no snapshot. The newest one that is valid wins; older ones
-are kept as the settings say. Nothing in it is executable: no pickle.
+A snapshot is a folder `<lineage>/snapshot-<batch>` (`…-001` and so on where there is one of that micro-batch already)
+with one pair of files per part and `manifest.json`, which holds the SHA-256 of each and is written last: without it
+there is no snapshot. The newest one that is valid wins; older ones are kept as the settings say. Nothing in it is
+executable: no pickle.
 
 Parts: `worker` (model, learner, rehearsal, drift monitor, decoder) and `histories-<n>`, one per partition, by keys of
 ids. Item and type ids are in the worker's JSON, user ids nowhere.
@@ -129,7 +130,7 @@ class Snapshots:
 
         Raises StateError where the store refuses; an unfinished snapshot has no manifest and counts for nothing.
         """
-        name = f"{self.lineage}/snapshot-{image.batch:012d}"
+        name = self._free_name(image.batch)
         parts = {WORKER: image.worker}
         positions = []
         for index, (partition, (state, next_offset)) in enumerate(sorted(image.histories.items())):
@@ -152,6 +153,15 @@ class Snapshots:
         self._drop_old()  # 3
         return sum(int(file["bytes"]) for file in files.values())
 
+    def _free_name(self, batch: int) -> str:
+        """Return a name that no snapshot has: journals name them by their hash, and half of another is no snapshot."""
+        first = name = f"{self.lineage}/snapshot-{batch:012d}"
+        taken, number = set(self.names()), 0
+        while name in taken:
+            number += 1
+            name = f"{first}-{number:03d}"
+        return name
+
     def _write(self, folder: str, name: str, data: bytes) -> dict[str, Any]:
         self.store.write(f"{folder}/{name}", data)
         return {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}}
@@ -165,7 +175,7 @@ class Snapshots:
     def names(self, *, everyone: bool = False) -> list[str]:
         """Return the names of this lineage's complete snapshots, or of everyone's; each lineage's oldest first."""
         found = self.store.names("" if everyone else f"{self.lineage}/")
-        return [name.removesuffix(f"/{MANIFEST}") for name in found if name.endswith(f"/{MANIFEST}")]
+        return sorted(name.removesuffix(f"/{MANIFEST}") for name in found if name.endswith(f"/{MANIFEST}"))
 
     def newest(self, complaints: list[str] | None = None) -> Snapshot | None:
         """Return this lineage's newest snapshot that is whole; None where there is no snapshot at all.

@@ -55,7 +55,7 @@ class Scenario:
     """Where not 0, the state folder is a file system of its own, of this size."""
 
 
-class NotReached(Exception):
+class NotReached(Exception):  # noqa: N818 - it names the condition
     """The run did not come to where it was waited for."""
 
 
@@ -93,9 +93,9 @@ class Run:
     def begin(self) -> None:
         """Start reader, traffic and workers."""
         self.reader.start()
-        self.traffic.start()
         for number in range(self.scenario.workers):
             self.workers.start(number)
+        self.traffic.start()
 
     def shares(self, count: int) -> list[float]:
         """Return `count` moments of the run, in order, each at a random place of its part of it."""

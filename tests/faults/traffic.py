@@ -83,11 +83,11 @@ class Traffic(threading.Thread):
         self._partitions = count
 
     def run(self) -> None:
-        begin = time.monotonic()
+        pause_s, due = self.shape.at_least_s / self.total, time.monotonic()
         for number in range(self.total):
-            due = begin + number * self.shape.at_least_s / self.total
+            due = max(due + pause_s, time.monotonic())
             while time.monotonic() < due and not self.free.is_set() and not self._asked.is_set():
-                self._producer.poll(0.005)
+                self._producer.poll(0.002)
             while self.sent - self._progress() > self.shape.keep_ahead and not self.free.is_set():
                 self._producer.poll(0.01)
                 if self._asked.is_set():

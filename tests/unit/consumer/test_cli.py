@@ -33,7 +33,8 @@ SUMMARY = {
     "users": 30,
     "items": 40,
     "scored": 1170,
-    "metrics": {"tidemill": {"hr@10": 0.25, "log_loss": 3.5}, "markov": {"hr@10": 0.125, "log_loss": None}},
+    "metrics": {"tidemill": {"hr@10": 0.25, "log_loss": 3.5}, "markov": {"hr@10": 0.125}},
+    "heads": {},
     "speed": {"events_per_s": 1500.0, "total_s": 0.8},
     "rejected": {"not_json": 2},
 }
@@ -125,7 +126,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         module = ModuleType(name)
         module.__dict__.update(functions)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("consumer.cli_options.start_logging", lambda _settings, level=None: None)
+    monkeypatch.setattr("consumer.cli_options.start_logging", lambda _settings, **_: None)
     for variable in [name for name in os.environ if name.startswith("TIDEMILL_")]:
         monkeypatch.delenv(variable)
     return noted
@@ -157,7 +158,7 @@ def test_run_passes_settings_and_limits_on(calls: Calls, tmp_path: Path) -> None
 
 def test_run_without_options_has_the_defaults(calls: Calls) -> None:
     assert cli.main(["run"]) == 0
-    assert calls[0][2] == {"init": None, "max_events": None, "until_end": False}
+    assert calls[0][2] == {"options": RunStandIn()}
 
 
 def test_from_beginning_is_where_a_new_group_begins(calls: Calls) -> None:
@@ -252,8 +253,13 @@ def test_check_prints_its_report_and_its_verdict_is_the_exit_code(
 
 
 def test_demo_passes_its_options_on(calls: Calls, log: str) -> None:
-    assert cli.main(["demo", "--file", log, "--events", "100", "--report", "r", "--json", "s.json"]) == 0
-    assert calls[0][1] == {"file": Path(log), "events": 100, "report": Path("r"), "json": Path("s.json")}
+    assert (
+        cli.main(["demo", "--file", log, "--events", "100", "--report", "r", "--json", "s.json", "--map", "user_id=u"])
+        == 0
+    )
+    options = calls[0][1]
+    assert (options.file, options.events, options.report, options.json) == (Path(log), 100, Path("r"), Path("s.json"))
+    assert options.settings.input.map == {"user_id": "u"}
 
 
 @pytest.mark.usefixtures("calls")

@@ -254,3 +254,17 @@ def test_the_journal_is_needed_from_the_oldest_snapshot_kept():
     _, snapshots = made(keep=2, batches=(1, 2, 3))
     assert snapshots.oldest_journal_offset() == 14
     assert made(batches=())[1].oldest_journal_offset() is None
+
+
+def test_a_second_snapshot_of_a_micro_batch_leaves_the_first_one_whole():
+    """The journals of other lineages name snapshots by their hash."""
+    _, snapshots = made(batches=(1, 2))
+    before = snapshots.open("me/snapshot-000000000002")
+    snapshots.save(Image(2, 14, worker_state(2), {ONE: (history(4), 99)}))
+    snapshots.open(before.name).verify()
+    assert snapshots.open(before.name).manifest_sha256 == before.manifest_sha256
+    newest = snapshots.newest()
+    assert newest.positions.keys() == {ONE}
+    assert newest.name > before.name
+    save(snapshots, 3)
+    assert snapshots.newest().batch == 3
