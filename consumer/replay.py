@@ -9,35 +9,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consumer.account import Account, require_report_extra
+from consumer.begin import begin_from
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
-from consumer.errors import ConfigError, UsageError
+from consumer.errors import UsageError
 from consumer.file_io import open_source, shuffle_ties
 from consumer.health import HealthState
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.pipeline import Pipeline
 from consumer.progress import Progress
-from consumer.report import write_report
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
-from consumer.summary import Seconds, build_summary
-from consumer.track import Track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from consumer.ports import Batch, Clock, Output, Source
     from consumer.settings import Settings
-    from incremental.drift import Detection
 
 TOPIC_PREFIX = "topic:"
-INIT_SECTIONS = ("model", "learning", "prediction", "history")
-"""Settings that must agree with those of the state that is begun from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +80,7 @@ def _check_options(options: ReplayOptions) -> None:
     ranged = (options.from_offset, options.to_offset, options.from_datetime, options.to_datetime)
     if not is_topic and any(bound is not None for bound in ranged):
         raise UsageError("offsets and times select from a topic (topic:NAME); of a file, --limit reads the first part")
-    if options.report is not None and find_spec("matplotlib") is None:
-        raise ConfigError("--report draws with matplotlib: pip install 'tidemill[report]'")
+    require_report_extra(options.report)
 
 
 def _source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:
@@ -114,53 +108,21 @@ def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
 
 
 def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
-    snapshots = None
-    if options.save is not None:
-        snapshots = Snapshots(FolderStore(options.save), "replay", identity(settings), settings.snapshot.keep)
-    health = HealthState(clock, settings.metrics.live_after_s)
-    parts = Parts(settings, Metrics(clock), health, clock, snapshots)
+    store = None if options.save is None else FolderStore(options.save)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     parts.freeze_after = options.freeze_after
     if options.init is not None:
         begin_from(parts, options.init, settings)
     pipeline = Pipeline(settings, source, Discard(), parts, clock)
-    begin = clock.monotonic()
-    track = Track(pipeline, clock)
-    detections: list[Detection] = []
+    account = Account(clock)
     with Progress(enabled=options.progress, total=options.limit or getattr(source, "total", None)) as progress:
         while not source.drained and (options.limit is None or pipeline.records < options.limit):
             report = pipeline.step(None if options.limit is None else options.limit - pipeline.records)
-            detections += report.detections
-            track.note()
+            account.note(pipeline, report)
             progress.show(pipeline)
-    total_s = clock.monotonic() - begin
-    parts.write_snapshot()  # a failure is an error here: it was asked for
-    summary = _summary(settings, pipeline, detections, total_s)
+    summary = account.summary(settings, pipeline)
+    if store is not None:
+        Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep).save(parts.image(0))
     if options.report is not None:
-        write_report(summary, track.series(), options.report)
+        account.write_report(summary, options.report)
     return summary
-
-
-def begin_from(parts: Parts, folder: Path, settings: Settings) -> None:
-    """Take over what was learned from the newest snapshot in a folder. Raises UsageError where there is none."""
-    if not folder.is_dir():
-        raise UsageError(f"--init {folder}: there is no such folder")
-    snapshots = Snapshots(FolderStore(folder), parts.lineage, identity(settings), settings.snapshot.keep)
-    snapshot = snapshots.newest(sections=INIT_SECTIONS)
-    if snapshot is None:
-        raise UsageError(f"--init {folder}: there is no snapshot in it; `tidemill replay SOURCE --save DIR` makes one")
-    parts.restore(snapshot)
-
-
-def _summary(settings: Settings, pipeline: Pipeline, detections: list[Detection], total_s: float) -> dict[str, Any]:
-    parts, stage_s = pipeline.parts, pipeline.stage_s
-    return build_summary(
-        events=pipeline.events,
-        users=parts.histories.users,
-        items=parts.model.items.size,
-        scored=parts.evaluation.prequential.scored,
-        result=parts.evaluation.prequential.result(),
-        detections=detections,
-        seconds=Seconds(stage_s["predict"], stage_s["learn"], total_s),
-        rejected=parts.rejected,
-        settings=settings,
-    )

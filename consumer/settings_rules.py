@@ -35,7 +35,7 @@ def _sizes(settings: Settings) -> Iterator[str]:
 
 
 def _topics(settings: Settings) -> Iterator[str]:
-    topics = dict(settings.topics)
+    topics = {key: name for key, name in settings.topics if isinstance(name, str)}
     for key, name in topics.items():
         if not _TOPIC.fullmatch(name) or name in {".", ".."}:
             yield f"topics.{key} = {name!r}: must be 1 to 249 letters, digits, dots, underscores or hyphens"

@@ -59,6 +59,7 @@ class Scores:
     gap_quantiles_B3: Float64
     repeat_B: Bool
     support: int  # admitted items when the micro-batch was scored
+    unknown: float  # the rate of items that are not admitted, as of then
     views: Views
 
 
@@ -160,6 +161,7 @@ class Predictor:
             gap_Q3[before],
             repeat_B,
             self.model.items.size,
+            self.model.unknown.rate,
             views,
         )
 

@@ -46,7 +46,7 @@ class ModelSettings(Section):
     """After so many events a count weighs half."""
     epsilon: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, json_schema_extra=IDENTITY)
     """Share of every component's probability that is spread evenly over the admitted items and `unknown`."""
-    proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=OPERATIONAL)
+    proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=IDENTITY)
     """Candidates that each component proposes for a state."""
 
 

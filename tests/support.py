@@ -16,13 +16,14 @@ from consumer.errors import StateError
 from consumer.events import DEFAULT_TYPE, Event, key64
 from consumer.health import HealthState
 from consumer.histories import Histories
-from consumer.memory_io import MemoryLog, MemorySink, MemorySource
+from consumer.memory_io import MemoryLog, MemoryPast, MemorySink, MemorySource
 from consumer.metrics import Metrics
 from consumer.parts import Parts
-from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.settings import Settings
 from consumer.snapshots import Snapshots
+from consumer.worker import Doors
+from consumer.worker import Worker as LiveWorker
 from incremental.learner import Learner
 from model.model import Model
 from model.predictor import Predictor
@@ -121,7 +122,8 @@ class Worker:
     def __init__(self, settings: Settings | None = None, partitions: Iterable[int] = (0,)) -> None:
         self.settings = settings or small_settings()
         self.histories = Histories(self.settings.history, self.settings.input)
-        self.histories.assign({TopicPartition(TOPIC, partition) for partition in partitions})
+        for partition in partitions:
+            self.histories.begin(TopicPartition(TOPIC, partition))
         self.model = Model(self.settings.model, self.settings.worker.seed)
         self.predictor = Predictor(self.model)
         self.learner = Learner(self.model, self.settings.learning, self.settings.prediction, self.settings.worker.seed)
@@ -187,7 +189,7 @@ class Stream:
 
     def __init__(self, settings: Settings | None = None, *, partitions: int = 1, log: MemoryLog | None = None) -> None:
         self.settings = settings or small_settings()
-        topics = dict.fromkeys(("predictions", "dead-letters", "drift"), 1)
+        topics = dict.fromkeys(("predictions", "dead-letters", "drift", "journal"), 1)
         self.log = log or MemoryLog({TOPIC: partitions} | topics)
         self.clock = ManualClock()
         self.store = MemoryStore()
@@ -199,13 +201,14 @@ class Stream:
         self.snapshots = Snapshots(self.store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
         self.metrics = Metrics(self.clock)
         health = HealthState(self.clock, 60.0)
-        self.parts = Parts(settings, self.metrics, health, self.clock, self.snapshots)
-        newest = self.snapshots.newest()
-        if newest is not None:
-            self.parts.restore(newest)
+        self.parts = Parts(settings, self.metrics, health)
+        self.worker = LiveWorker(settings, self.parts, self.snapshots, self.clock, self._doors)
+        self.pipeline = self.worker.start()
+
+    def _doors(self) -> Doors:
         self.source = MemorySource(self.log, TOPIC, "tidemill", until_end=True)
         self.sink = MemorySink(self.log, "tidemill")
-        self.pipeline = Pipeline(settings, self.source, self.sink, self.parts, self.clock)
+        return Doors(self.source, self.sink, MemoryPast(self.log))
 
     def put(
         self, *values: bytes | None, key: bytes = b"u", partition: int = 0, time_ms: int = 1_700_000_000_000

@@ -51,6 +51,7 @@ class KafkaSource:
         self._end: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
         self._joined = False
+        self._held = False
         self._failed: Exception | None = None
         self._trouble_since: float | None = None
         self._noted = _Noted()
@@ -63,7 +64,12 @@ class KafkaSource:
         """Return the next micro-batch. Also raises Fenced, and StateError where the topic no longer holds the position."""
         if self._failed is not None:
             raise self._failed
+        if self._held:
+            self._steer()
         fetched = self._fetch(limits)
+        if self._held and fetched:  # assigned a moment ago, fetched before it could be paused
+            self._rewind(self._position)
+            fetched = {}
         if self._noted.lost:
             raise self._fail(LostPartitions(f"group {self._kafka.group} has removed the member {self._kafka.instance}"))
         if self._noted.assigned is not None:
@@ -74,8 +80,8 @@ class KafkaSource:
         if owner.generation_id < 0 or not owner.member_id:
             self._rewind(self._position)
             return self._empty()
-        ranges = self._ranges()
-        records = tuple(_record(r) for partition in sorted(fetched) for r in fetched[partition])
+        ranges = () if self._held else self._ranges()
+        records = tuple(record_of(r) for partition in sorted(fetched) for r in fetched[partition])
         self._position.update({r.partition: r.stop for r in ranges})
         return Batch(records, ranges, frozenset(self._position), owner)
 
@@ -102,6 +108,20 @@ class KafkaSource:
         if not self._until_end or not self._joined:
             return False
         return all(position >= self._target[tp] for tp, position in self._position.items())
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each assigned partition."""
+        return dict(self._position)
+
+    def hold(self, *, held: bool) -> None:
+        """While held, `poll` returns no records but keeps the membership alive: all partitions are paused."""
+        self._held = held
+        self._steer()
+
+    def _steer(self) -> None:
+        assigned = self._consumer.assignment()
+        if assigned:
+            (self._consumer.pause if self._held else self._consumer.resume)(*assigned)
 
     def lag(self) -> Mapping[TopicPartition, int]:
         """Offsets between the position and the end of each assigned partition, as far as the last poll saw."""
@@ -227,5 +247,6 @@ def positions(batch: Batch) -> dict[Any, Any]:
     return {KafkaPartition(*r.partition): OffsetAndMetadata(r.stop, "", -1) for r in batch.ranges}
 
 
-def _record(r: Any) -> Record:
+def record_of(r: Any) -> Record:
+    """Return the client's record as ours."""
     return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))

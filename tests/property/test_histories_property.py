@@ -169,7 +169,8 @@ def test_histories_do_what_lists_do(stream, length, max_users, window, on_late, 
     )
     histories = Histories(chosen.history, chosen.input)
     partitions = [TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)]
-    histories.assign(partitions)
+    for partition in partitions:
+        histories.begin(partition)
     naive = NaiveHistories(length, max_users, window, 30.0, on_late)
     for number, batch in enumerate(stream):
         unchanged = [histories.partitions[partition].state() for partition in partitions]
@@ -187,7 +188,8 @@ def test_histories_do_what_lists_do(stream, length, max_users, window, on_late, 
 
 def through_the_state(histories: Histories, chosen) -> Histories:
     fresh = Histories(chosen.history, chosen.input)
-    fresh.assign(histories.partitions)
+    for partition in histories.partitions:
+        fresh.begin(partition)
     for partition, part in histories.partitions.items():
         fresh.partitions[partition].load(part.state())
         assert same_state(part.state(), fresh.partitions[partition].state())
@@ -199,7 +201,8 @@ def through_the_state(histories: Histories, chosen) -> Histories:
 def test_a_forgotten_user_is_a_new_one_and_the_others_stay(stream, user):
     chosen = small_settings(history={"length": 4}, model={"context": 2})
     histories = Histories(chosen.history, chosen.input)
-    histories.assign([TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)])
+    for number in (0, 1):
+        histories.begin(TopicPartition(TOPIC, number))
     for batch in stream:
         histories.apply(histories.stage(batch), np.ones((len(batch), LIST_LENGTH), np.int64))
     key, before = key64(user), histories.users

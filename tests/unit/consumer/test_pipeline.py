@@ -10,7 +10,7 @@ from consumer.ports import TopicPartition
 from incremental.drift import Detection
 
 BAD = (b"not json", b"", None, b"[1]", b'{"user_id": 1.5, "item_id": 1}', b'{"user_id": "u"}', b"\xff\xfe")
-TOPICS = {"predictions": 1, "dead-letters": 1, "drift": 1}
+TOPICS = {"predictions": 1, "dead-letters": 1, "drift": 1, "journal": 1}
 T = 1_700_000_000.0
 
 
@@ -139,7 +139,8 @@ def test_after_an_abort_memory_is_as_it_was_and_the_records_are_read_again():
 def test_an_abort_of_the_very_first_batch_takes_back_the_unit_of_times():
     stream = Stream()
     stream.put(record_value(user_id="u", item_id=1, event_time=T * 1000))
-    stream.parts.follow(frozenset({TopicPartition(TOPIC, 0)}))
+    stream.parts.begin(TopicPartition(TOPIC, 0), None)
+    stream.parts.next_offsets[TopicPartition(TOPIC, 0)] = 0
     before = stream.state()
     stream.log.inject(Fault.ABORT)
     assert stream.pipeline.step().committed is False
@@ -371,7 +372,7 @@ def test_time_is_told_by_stage_and_lag_by_partition():
     stream = Stream()
     stream.put_events(random_events(20))
     stream.pipeline.step()
-    assert {"poll", "decode", "predict", "encode", "commit", "evaluate", "learn"} <= set(stream.pipeline.stage_s)
+    assert {"poll", "predict", "encode", "commit", "learn", "snapshot"} <= set(stream.pipeline.stage_s)
     assert metric(stream, 'consumer_lag_records{partition="0",topic="events"}') == 4.0
 
 

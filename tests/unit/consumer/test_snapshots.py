@@ -10,7 +10,7 @@ from support import MemoryStore, same_state, small_settings
 from consumer.describe_settings import identity
 from consumer.errors import StateError
 from consumer.ports import TopicPartition
-from consumer.snapshots import Snapshots
+from consumer.snapshots import Image, Snapshots
 from consumer.state_store import FolderStore
 from model.state import State
 
@@ -33,7 +33,8 @@ def history(number: int) -> State:
 
 
 def save(snapshots: Snapshots, batch: int) -> int:
-    return snapshots.save(batch, worker_state(batch), {ONE: (history(2), 20 + batch), ZERO: (history(3), 10 + batch)})
+    histories = {ONE: (history(2), 20 + batch), ZERO: (history(3), 10 + batch)}
+    return snapshots.save(Image(batch, 7 * batch, worker_state(batch), histories))
 
 
 def made(store=None, settings=None, keep=3, batches=(1, 2)):
@@ -45,7 +46,7 @@ def made(store=None, settings=None, keep=3, batches=(1, 2)):
 
 
 def newest_name(store) -> str:
-    return max(name for name in store.names() if name.endswith("manifest.json")).partition("/")[0]
+    return max(name for name in store.names() if name.endswith("manifest.json")).removesuffix("/manifest.json")
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
@@ -71,9 +72,9 @@ def test_the_size_is_that_of_the_files():
 
 def test_the_manifest_is_written_last_and_names_every_file():
     store, _ = made(batches=(1,))
-    assert [*store.blobs][-1] == "snapshot-000000000001/manifest.json"
-    manifest = orjson.loads(store.blobs["snapshot-000000000001/manifest.json"])
-    others = {name.partition("/")[2] for name in store.blobs} - {"manifest.json"}
+    assert [*store.blobs][-1] == "me/snapshot-000000000001/manifest.json"
+    manifest = orjson.loads(store.blobs["me/snapshot-000000000001/manifest.json"])
+    others = {name.rpartition("/")[2] for name in store.blobs} - {"manifest.json"}
     assert set(manifest["files"]) == others
     assert all(re.fullmatch("[0-9a-f]{64}", file["sha256"]) for file in manifest["files"].values())
 
@@ -181,7 +182,7 @@ def test_only_the_sections_asked_for_must_agree():
     store, _ = made(settings=identity(small_settings()))
     changed = small_settings(kafka={"group": "another"})
     snapshots = Snapshots(store, "me", identity(changed), 3)
-    assert snapshots.newest(sections=("model", "history")).batch == 2
+    snapshots.check_identity(snapshots.open(snapshots.names()[-1]), ("model", "history"))
     with pytest.raises(StateError, match=r"kafka\.group"):
         snapshots.newest()
 
@@ -189,14 +190,17 @@ def test_only_the_sections_asked_for_must_agree():
 @pytest.mark.parametrize("keep", [1, 2, 5])
 def test_so_many_are_kept_and_nothing_of_the_others(keep):
     store, snapshots = made(keep=keep, batches=range(1, 8))
-    kept = [f"snapshot-{n:012d}" for n in range(8 - min(keep, 7), 8)]
+    kept = [f"me/snapshot-{n:012d}" for n in range(8 - min(keep, 7), 8)]
     assert snapshots.names() == kept
-    assert {name.partition("/")[0] for name in store.names()} == set(kept)
+    assert {name.rpartition("/")[0] for name in store.names()} == set(kept)
 
 
 def test_kept_folders_are_all_there_is_on_disk(tmp_path):
     made(FolderStore(tmp_path), keep=2, batches=range(1, 5))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot-000000000003", "snapshot-000000000004"]
+    assert sorted(path.name for path in (tmp_path / "me").iterdir()) == [
+        "snapshot-000000000003",
+        "snapshot-000000000004",
+    ]
 
 
 def test_a_failed_snapshot_does_not_cost_an_older_one():
@@ -209,7 +213,7 @@ def test_a_failed_snapshot_does_not_cost_an_older_one():
 
 def test_saving_the_same_batch_again_replaces_it():
     _, snapshots = made()
-    snapshots.save(2, worker_state(9), {})
+    snapshots.save(Image(2, 0, worker_state(9), {}))
     snapshot = snapshots.newest()
     assert same_state(snapshot.worker(), worker_state(9))
     assert dict(snapshot.positions) == {}
@@ -224,3 +228,43 @@ def test_nothing_in_a_snapshot_is_a_pickle(tmp_path):
         if path.suffix == ".safetensors":
             size = int.from_bytes(path.read_bytes()[:8], "little")
             orjson.loads(path.read_bytes()[8 : 8 + size])
+
+
+def test_snapshots_of_other_lineages_are_read_and_left_alone():
+    store, mine = made(keep=1)
+    other = Snapshots(store, "other", {"model.dim": 8}, 1)
+    other.save(Image(9, 0, worker_state(9), {ONE: (history(5), 30)}))
+    save(mine, 3)
+    assert other.newest().batch == 9
+    assert mine.newest().batch == 3
+    assert mine.holding(ONE, 40).lineage == "other"
+    assert mine.holding(ONE, 29).lineage == "me"
+    assert mine.holding(ONE, 5) is None
+    assert mine.holding(TopicPartition("events", 7), 40) is None
+
+
+def test_a_damaged_holder_of_a_partition_is_passed_over():
+    store, mine = made(keep=1)
+    Snapshots(store, "other", {}, 1).save(Image(9, 0, worker_state(9), {ONE: (history(5), 30)}))
+    store.blobs["other/snapshot-000000000009/histories-0.json"] = b"{ }"
+    assert mine.holding(ONE, 40).lineage == "me"
+
+
+def test_the_journal_is_needed_from_the_oldest_snapshot_kept():
+    _, snapshots = made(keep=2, batches=(1, 2, 3))
+    assert snapshots.oldest_journal_offset() == 14
+    assert made(batches=())[1].oldest_journal_offset() is None
+
+
+def test_a_second_snapshot_of_a_micro_batch_leaves_the_first_one_whole():
+    """The journals of other lineages name snapshots by their hash."""
+    _, snapshots = made(batches=(1, 2))
+    before = snapshots.open("me/snapshot-000000000002")
+    snapshots.save(Image(2, 14, worker_state(2), {ONE: (history(4), 99)}))
+    snapshots.open(before.name).verify()
+    assert snapshots.open(before.name).manifest_sha256 == before.manifest_sha256
+    newest = snapshots.newest()
+    assert newest.positions.keys() == {ONE}
+    assert newest.name > before.name
+    save(snapshots, 3)
+    assert snapshots.newest().batch == 3

@@ -24,11 +24,11 @@ def pipeline():
 
 def run(events, step=256, per_step_s=0.5):
     clock, stream = ManualClock(), pipeline()
-    track = Track(stream, clock)
+    track = Track(clock)
     for seen in range(step, events + 1, step):
         stream.events = seen
         clock.advance(per_step_s)
-        track.note()
+        track.note(stream)
     return track.series()
 
 

@@ -6,7 +6,7 @@ from support import TOPIC, MemoryStore, Worker, event, random_events, same_state
 
 from consumer.events import key64
 from consumer.ports import TopicPartition
-from consumer.snapshots import Snapshots
+from consumer.snapshots import Image, Snapshots
 from incremental.learner import CONTEXT_ITEMS
 from model.item_table import ItemTable
 
@@ -68,7 +68,7 @@ def test_a_learner_that_went_through_a_snapshot_goes_on_byte_for_byte(max_items)
     broken.run(events[:160])
     snapshots = Snapshots(MemoryStore(), "me", {}, 3)
     histories = {PARTITION: (broken.histories.partitions[PARTITION].state(), 160)}
-    snapshots.save(broken.learner.batch, broken.learner.state(), histories)
+    snapshots.save(Image(broken.learner.batch, 0, broken.learner.state(), histories))
 
     snapshot = snapshots.newest()
     restored = Worker(settings)
