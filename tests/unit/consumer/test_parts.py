@@ -37,8 +37,8 @@ def test_the_unit_of_times_is_decided_once_and_kept():
     stream = Stream()
     stream.put(record_value(user_id="u", item_id=1, event_time=T * 1000))
     stream.drain()
-    stream.parts.save()
-    stream.source.close()
+    stream.worker.save()
+    stream.worker.close()
     stream.start()
     assert stream.parts.decoder.time_unit == "ms"
     stream.put(record_value(user_id="u", item_id=1, event_time=T))  # by its magnitude alone these would be seconds
