@@ -73,6 +73,15 @@ def test_the_limit_cuts_exactly(file, limit):
     assert limited["events"] + sum(limited["rejected"].values()) == min(limit, 300)
 
 
+@pytest.mark.parametrize("limit", [1, 33, 64])
+def test_the_limit_cuts_a_source_that_knows_none(monkeypatch, limit):
+    """A topic's past has no limit of its own, as a file has."""
+    stream = Stream()
+    stream.put_events(random_events(100))
+    monkeypatch.setattr("consumer.replay._source", lambda *_: stream.source)
+    assert run("topic:events", limit=limit)["events"] == limit
+
+
 def test_a_limited_replay_is_the_beginning_of_the_whole(file, tmp_path):
     """Also where the limit falls into a micro-batch."""
     half = write(tmp_path / "events.jsonl", random_events(150, items=20, users=12))
