@@ -15,6 +15,7 @@ import typer
 
 from consumer import cli_options as options
 from consumer.cli_replay import replay_command
+from consumer.cli_snapshot import snapshot_app
 from consumer.errors import ConfigError, TidemillError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show the settings, or what settings there are.")
 app.add_typer(config_app, name="config")
+app.add_typer(snapshot_app, name="snapshot")
 app.command("replay")(replay_command)
 
 

@@ -45,6 +45,11 @@ def replay_command(
     report: options.Report = None,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Save the state at the end.")] = None,
     init: options.Init = None,
+    as_run: Annotated[
+        bool,
+        typer.Option("--as-run", help="Redo this worker's own journal: the same batches and plans, the same state."),
+    ] = False,
+    to_batch: Annotated[int | None, typer.Option(min=1, help="With --as-run: stop after this micro-batch.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be read, and stop.")] = False,
 ) -> None:
     """Run the pipeline over a file or a topic's past, as fast as it can, and report. Touches no live group."""
@@ -66,6 +71,8 @@ def replay_command(
         "save": save,
         "init": init,
         "report": report,
+        "as_run": as_run,
+        "to_batch": to_batch,
         "progress": sys.stderr.isatty(),
     }
     if dry_run:

@@ -28,6 +28,8 @@ def _sizes(settings: Settings) -> Iterator[str]:
     model, history, prediction = settings.model, settings.history, settings.prediction
     if model.dim % model.heads:
         yield f"model.dim = {model.dim}: must be a multiple of model.heads = {model.heads}"
+    elif (model.dim // model.heads) % 2:
+        yield f"model.dim = {model.dim}: must be an even multiple of model.heads = {model.heads}"
     if model.context > history.length:
         yield f"model.context = {model.context}: must be at most history.length = {history.length}"
     if prediction.top_k > model.proposals:
