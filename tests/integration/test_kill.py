@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from consumer import cli
-from tests.integration.worker_bench import Bench, until
+from tests.integration.worker_bench import Bench, end, until
 
 EVENTS = 6000
 
@@ -27,7 +27,7 @@ def killed_at(bench, process, predictions):
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     finally:
-        process.kill()
+        end(process)
 
 
 def test_after_kill_9_it_goes_on_and_ends_with_the_bytes_of_its_journal(bench, capsys):

@@ -14,7 +14,7 @@ import pytest
 
 from consumer.replay import ReplayOptions, replay
 from consumer.settings import Settings
-from tests.integration.worker_bench import SMALL, Bench, until
+from tests.integration.worker_bench import SMALL, Bench, end, until
 
 SAME_EVERYWHERE = ("events", "users", "items", "scored", "metrics", "emitted", "first_events", "heads", "windows")
 
@@ -75,7 +75,7 @@ def test_sigterm_ends_well_and_the_next_start_goes_on(bench):
         assert process.wait(15) == 0, bench.log
         assert time.monotonic() - begin < 10
     finally:
-        process.kill()
+        end(process)
     before = len(bench.sources())
     assert before > 0
     assert bench.run("--until-end") == 0, bench.log
@@ -91,7 +91,7 @@ def test_sigterm_while_it_waits_for_a_broker_ends_well(bench):
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0, bench.log
     finally:
-        process.kill()
+        end(process)
 
 
 def test_records_that_are_too_large_become_empty_dead_letters(bench):

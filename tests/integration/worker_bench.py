@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from consumer.kafka_io import create_topics
 from consumer.load_settings import show
@@ -35,8 +35,14 @@ def until(condition, seconds: float, what: str):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)  # between two looks at the condition
+        time.sleep(0.1)  # between two looks at the condition
     return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, where it still runs, and wait for its end."""
+    process.kill()
+    process.wait(30)
 
 
 @dataclass
@@ -105,7 +111,7 @@ class Bench:
         try:
             return process.wait(seconds)
         finally:
-            process.kill()
+            end(process)
 
     @property
     def log(self) -> str:
@@ -142,6 +148,10 @@ class Bench:
             topic = self.settings().topics.events
             found = consumer.committed([TopicPartition(topic, p) for p in range(self.partitions)], timeout=30)
             return {tp.partition: tp.offset for tp in found}
+        except KafkaException as error:
+            if not error.args[0].retriable() and error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                raise
+            return dict.fromkeys(range(self.partitions), -1)  # the group's coordinator is not there yet
         finally:
             consumer.close()
 
