@@ -67,12 +67,22 @@ class KafkaWorld:
 
         run = uuid4().hex[:8]
         self.events, self.predictions = f"events-{run}", f"predictions-{run}"
-        topics = {self.events: partitions, self.predictions: 2, f"dead-{run}": 1, f"drift-{run}": 1}
+        topics = {
+            self.events: partitions,
+            self.predictions: 2,
+            f"dead-{run}": 1,
+            f"drift-{run}": 1,
+            f"journal-{run}": 1,
+        }
         self.clock = SystemClock()
         self.settings = Settings(
             kafka=KafkaSettings(bootstrap_servers=bootstrap_servers, group=f"group-{run}", broker_wait_s=30.0),
             topics=TopicSettings(
-                events=self.events, predictions=self.predictions, dead_letters=f"dead-{run}", drift=f"drift-{run}"
+                events=self.events,
+                predictions=self.predictions,
+                dead_letters=f"dead-{run}",
+                drift=f"drift-{run}",
+                journal=f"journal-{run}",
             ),
         )
         create_topics(self.settings, topics, {"max.message.bytes": "500000"})

@@ -54,7 +54,7 @@ PASSWORDS = {ADMIN: "admin-secret", USER: "worker-secret"}
 
 
 def make_settings(bootstrap_servers: str, name: Callable[[str], str], **kafka: object) -> Settings:
-    topics = {what: name(what) for what in ("events", "predictions", "dead_letters", "drift")}
+    topics = {what: name(what) for what in ("events", "predictions", "dead_letters", "drift", "journal")}
     options = {"broker_wait_s": 20.0, "session_timeout_ms": 6000, "group": name("group"), **kafka}
     return Settings(
         kafka=KafkaSettings(bootstrap_servers=bootstrap_servers, **options),
@@ -64,7 +64,7 @@ def make_settings(bootstrap_servers: str, name: Callable[[str], str], **kafka: o
 
 def make_topics(settings: Settings, partitions: int = 1, config: dict[str, str] | None = None) -> None:
     topics = settings.topics
-    names = (topics.events, topics.predictions, topics.dead_letters, topics.drift)
+    names = (topics.events, topics.predictions, topics.dead_letters, topics.drift, topics.journal)
     create_topics(settings, dict.fromkeys(names, partitions), config)
 
 
@@ -421,7 +421,7 @@ def test_each_missing_right_is_an_access_error(guarded, unique_name):
         read(source, 1)
     allow(guarded, ResourceType.TOPIC, topics.events, AclOperation.READ)
 
-    for name in (topics.predictions, topics.dead_letters, topics.drift):
+    for name in (topics.predictions, topics.dead_letters, topics.drift, topics.journal):
         allow(guarded, ResourceType.TOPIC, name, AclOperation.DESCRIBE)
     report = check(settings)
     assert f"'{topics.predictions}': this user has no right to write" in report.render()
