@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from consumer.clock import ManualClock
+from consumer.clock import SystemClock
 from consumer.load_settings import load_settings, show
 from consumer.ports import Record
 from consumer.settings import Settings
@@ -84,11 +84,11 @@ def test_the_events_of_a_file_keep_their_times_and_their_number(tmp_path: Path) 
     assert [time for _, _, time in sent] == [(1_700_000_000 + n) * 1000 for n in range(4)]
 
 
-def test_a_worker_that_fails_fails_the_demo_with_its_last_line(tmp_path: Path, monkeypatch) -> None:
+def test_a_worker_that_fails_fails_the_demo_with_its_last_line(tmp_path: Path) -> None:
     from rich.console import Console
 
     options = DemoOptions(report=tmp_path)
     settings = demo._settings(options, "host:1")
     config = settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"dir": Path("/dev/null/x")})})
     with pytest.raises(DemoFailed, match=r"exit code 78: tidemill: the state folder .* cannot be written"):
-        demo._work(options, config, Console(quiet=True), ManualClock())
+        demo._work(options, config, Console(quiet=True), SystemClock())
