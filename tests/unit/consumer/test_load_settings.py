@@ -232,7 +232,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=2
     options=st.dictionaries(
         TEXT, TEXT | st.integers() | st.booleans() | st.floats(allow_nan=False, width=32), max_size=3
     ),
-    share=st.floats(0, 1),
+    share=st.floats(0, 1, exclude_max=True),
 )
 def test_what_show_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, group: str, path: str, options: dict[str, object], share: float
