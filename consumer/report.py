@@ -1,4 +1,4 @@
-"""The report of a replay: one HTML page that needs nothing beside itself, for a reader who knows nothing yet."""
+"""The report of a run or a replay: one HTML page that needs nothing beside itself, for a reader who knows nothing yet."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def render_page(summary: Mapping[str, Any], extra: ReportSeries) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Tidemill replay report</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<title>Tidemill report</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -92,8 +92,8 @@ def _header(summary: Mapping[str, Any]) -> str:
         facts = {"hit rate @10": f"{summary['metrics']['tidemill']['hr@10']:.1%}"} | facts
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
-        "<header><h1>Tidemill replay report</h1>"
-        '<p class="lead">A recorded stream of user events was replayed in its order. Before the model learned from an '
+        "<header><h1>Tidemill report</h1>"
+        '<p class="lead">A stream of user events was read in its order. Before the model learned from an '
         "event, it had to predict which item the user would act on; the prediction was compared with what happened, and "
         f"with what simple counting methods would have said. {_headline(summary['metrics'])}</p>"
         f'<dl class="facts">{cells}</dl></header>'

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from deploy.demo import DemoFailed, DemoOptions, run_demo
-from deploy.demo_check import Findings
 from tests.integration.worker_bench import SMALL
 
 
@@ -38,14 +37,16 @@ def test_the_demo_ends_with_a_report_and_one_prediction_per_event(tmp_path, caps
 def test_the_demo_runs_on_ones_own_log(tmp_path):
     log = tmp_path / "log.csv"
     rows = [f"{number % 9},thing {number % 20},{1_700_000_000 + number}" for number in range(300)]
-    log.write_text("\n".join(["who,what,ts", *rows]) + "\n")
+    nobody = ",thing 1,1700000300"  # becomes a dead letter, which the demo counts
+    log.write_text("\n".join(["who,what,ts", *rows, nobody]) + "\n")
     config = settings(input={"map": {"user_id": "who", "item_id": "what"}})
     summary = run_demo(DemoOptions(file=log, settings=config, report=tmp_path / "report"))
     assert summary["events"] == 300
+    assert sum(summary["rejected"].values()) == 1
 
 
 @pytest.mark.usefixtures("on_broker")
-def test_the_demo_fails_when_a_prediction_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.demo.check_predictions", lambda *_: Findings(predictions=499))
-    with pytest.raises(DemoFailed, match="499 predictions"):
+def test_the_demo_fails_when_the_worker_says_more_than_it_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.demo._work", lambda *_: {"events": 500, "rejected": {}})
+    with pytest.raises(DemoFailed, match="500 events were produced, 0 rejected and 500 accepted, but 0 predictions"):
         run_demo(DemoOptions(settings=settings(), events=500, report=tmp_path))

@@ -75,11 +75,11 @@ class Bench:
         others = (topics.predictions, topics.dead_letters, topics.drift, topics.journal)
         create_topics(self.settings(), dict.fromkeys(others, 1))
 
-    def produce(self, values: list[bytes], keys: list[bytes] | None = None, **options: Any) -> None:
-        producer = Producer({"bootstrap.servers": self.address, "message.max.bytes": 10_000_000, **options})
+    def produce(self, values: list[bytes], headers: list[tuple[str, bytes]] | None = None) -> None:
+        producer = Producer({"bootstrap.servers": self.address, "message.max.bytes": 10_000_000})
         for index, value in enumerate(values):
-            key = keys[index] if keys else str(index % 40).encode()
-            producer.produce(self.settings().topics.events, value=value, key=key)
+            key = str(index % 40).encode()
+            producer.produce(self.settings().topics.events, value=value, key=key, headers=headers)
         assert producer.flush(60) == 0
 
     def events(self, count: int, start: int = 0) -> list[bytes]:
