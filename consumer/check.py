@@ -97,7 +97,7 @@ class _Check:
     @property
     def _names(self) -> list[str]:
         topics = self._settings.topics
-        return list(dict.fromkeys((*_outputs(topics), topics.events, topics.journal)))
+        return list(dict.fromkeys((topics.events, *_outputs(topics), topics.journal)))
 
     def _note(self, outcome: Outcome, text: str) -> None:
         self._findings.append(Finding(outcome, text))
