@@ -3,7 +3,7 @@
 `plan` decides, `learn` does; between them stands the commit. One learning step, in this order:
 
 1. vocabularies admit (and evict) the ids of the micro-batch; a new item starts near the mean of its context;
-2. the counting components and the mixture learn from what they were scored on;
+2. the counting components, the mixture and the ranker learn from what they were scored on;
 3. the transformer takes one optimizer step on the new events and on rehearsed windows, under a guard: a step with a
    loss or gradient that is not finite changes nothing and is counted;
 4. the new events join the rehearsal memory.
@@ -107,11 +107,14 @@ class Learner:
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray) -> None:
         model = self.model
         model.unknown.learn(scores.target_B[kept])
-        model.popularity.learn(model.items.lookup(contexts.event_item_B[kept]))
+        model.count(contexts, kept)
         scored = kept[~contexts.first_B[kept]]
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        listed = contexts.before_B[kept].astype(np.int64)
+        lists = scores.candidates
+        model.ranker.learn(lists.features_QCF[listed], lists.rows_QC[listed], scores.column_B[kept], scores.bucket_B[kept])
         model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
         self.repeats.learn(scores.repeat_B[scored])
 
