@@ -13,12 +13,15 @@ import numba
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FAST = {"nnan", "nsz", "arcp", "contract", "afn", "reassoc"}
+"""Sums may be taken in any order, so that they use the processor's vector units. Infinities keep their meaning."""
+
 Function = TypeVar("Function", bound="Callable[..., object]")
 
 
 def compiled(function: Function) -> Function:
     """Compile a function of numbers and arrays at its first call."""
     try:
-        return cast("Function", numba.njit(function, cache=True, fastmath=True))
+        return cast("Function", numba.njit(function, cache=True, fastmath=FAST))
     except RuntimeError:  # numba found no folder to keep the compiled code in
-        return cast("Function", numba.njit(function, cache=False, fastmath=True))
+        return cast("Function", numba.njit(function, cache=False, fastmath=FAST))
