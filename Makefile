@@ -31,8 +31,8 @@ unit: $(STAMP) ## the tests that need no broker
 integration: $(STAMP) ## the tests against a real broker, which is started when none is given
 	$(BIN)/pytest -m integration --ignore=tests/bench $(ARGS)
 
-bench: $(STAMP) ## the benches; their figures are kept in tests/bench/LOG.md
-	$(BIN)/pytest -s tests/bench $(ARGS)
+bench: $(STAMP) ## what exactly-once and snapshots cost; figures are kept in tests/bench/LOG.md
+	$(BIN)/python -m tests.bench.delivery $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock

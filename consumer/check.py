@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from consumer.events import Event
     from consumer.ports import Clock, Record, TopicInfo
-    from consumer.settings import Settings
+    from consumer.settings import Settings, TopicSettings
 
 Outcome = Literal["ok", "note", "failed"]
 _MARKS = {"ok": "ok    ", "note": "note  ", "failed": "FAILED"}
 _WAIT_S = 15.0
+KEPT = {"cleanup.policy": "delete", "retention.ms": "-1"}
+"""Of the journal topic: records stay until the worker deletes those that no snapshot needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class CheckReport:
 def check(settings: Settings, sample: int = 5, *, create: bool = False, clock: Clock | None = None) -> CheckReport:
     """Look at the broker, the topics, the rights and the last `sample` records of the input.
 
-    With `create`, missing topics are made first (broker defaults; output topics with as many partitions as the input).
+    With `create`, missing topics are made first: output topics with as many partitions as the input, all but the
+    journal with the broker's defaults.
     Raises nothing that the worker expects: errors become findings.
     """
     return _Check(settings, clock or SystemClock()).run(sample, create=create)
@@ -79,6 +82,7 @@ class _Check:
             self._broker,
             *((self._create,) if create else ()),
             self._topics,
+            self._journal,
             self._rights,
             self._transactions,
             lambda: self._sample(sample),
@@ -93,7 +97,7 @@ class _Check:
     @property
     def _names(self) -> list[str]:
         topics = self._settings.topics
-        return list(dict.fromkeys((topics.events, topics.predictions, topics.dead_letters, topics.drift)))
+        return list(dict.fromkeys((*_outputs(topics), topics.events, topics.journal)))
 
     def _note(self, outcome: Outcome, text: str) -> None:
         self._findings.append(Finding(outcome, text))
@@ -105,7 +109,10 @@ class _Check:
     def _create(self) -> None:
         events = self._found.get(self._settings.topics.events)
         partitions = events.partitions if events else -1
-        made = create_topics(self._settings, dict.fromkeys(self._names, partitions), clock=self._clock)
+        topics = self._settings.topics
+        names = (*_outputs(topics), topics.events)
+        made = create_topics(self._settings, dict.fromkeys(names, partitions), clock=self._clock)
+        made += create_topics(self._settings, {topics.journal: topics.journal_partition + 1}, KEPT, clock=self._clock)
         for name in made:
             self._note("note", f"topic {name!r}: created")
         self._found = topic_info(self._settings, self._names, clock=self._clock)
@@ -118,6 +125,28 @@ class _Check:
             else:
                 command = create_command(self._settings.kafka, name).strip()
                 self._note("failed", f"topic {name!r} does not exist: `tidemill check --create`, or {command}")
+
+    def _journal(self) -> None:
+        """The journal must keep what it is given until the worker trims it, and have a partition for this worker."""
+        topics = self._settings.topics
+        info = self._found.get(topics.journal)
+        if info is None:
+            return
+        if info.partitions <= topics.journal_partition:
+            self._note(
+                "failed",
+                f"topic {topics.journal!r} has {info.partitions} partitions, but topics.journal_partition is"
+                f" {topics.journal_partition}: add partitions with kafka-topics.sh --alter, or choose another",
+            )
+        for name, wanted in KEPT.items():
+            found = info.config.get(name)
+            if found is not None and found != wanted:
+                self._note(
+                    "failed",
+                    f"topic {topics.journal!r} has {name}={found}, a journal needs {wanted}: kafka-configs.sh"
+                    f" --bootstrap-server {self._settings.kafka.bootstrap_servers} --alter --topic {topics.journal}"
+                    f" --add-config {name}={wanted}",
+                )
 
     def _rights(self) -> None:
         rights = topic_rights(self._settings, list(self._found), clock=self._clock)
@@ -147,6 +176,10 @@ class _Check:
         self._note("failed" if bad == len(decoded) else "note" if bad else "ok", _share(len(decoded), bad))
         for record, event in decoded:
             self._note("note", _show(record, event))
+
+
+def _outputs(topics: TopicSettings) -> tuple[str, ...]:
+    return topics.predictions, topics.dead_letters, topics.drift
 
 
 def _share(count: int, bad: int) -> str:

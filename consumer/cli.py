@@ -15,6 +15,7 @@ import typer
 
 from consumer import cli_options as options
 from consumer.cli_replay import replay_command
+from consumer.cli_snapshot import snapshot_app
 from consumer.errors import ConfigError, TidemillError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show the settings, or what settings there are.")
 app.add_typer(config_app, name="config")
+app.add_typer(snapshot_app, name="snapshot")
 app.command("replay")(replay_command)
 
 
@@ -92,14 +94,20 @@ def run(
     init: options.Init = None,
     max_events: Annotated[int | None, typer.Option(min=1, help="Stop after so many input records.")] = None,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end of the topic.")] = False,
+    json: options.Json = None,
+    report: options.Report = None,
 ) -> None:
     """Run the worker until it is told to stop."""
+    file = options.json_target(json)
     more = ("kafka.auto_offset_reset=earliest",) if from_beginning else ()
     settings = options.Shared(config, brokers, topic, group, properties, sets, maps, more).settings()
     options.start_logging(settings)
-    from consumer.run import run_worker
+    from consumer.cli_summary import write_json
+    from consumer.run import RunOptions, run_worker
 
-    run_worker(settings, init=init, max_events=max_events, until_end=until_end)
+    summary = run_worker(settings, RunOptions(init, max_events, until_end, report))
+    if summary is not None and json is not None:
+        write_json(summary, file)
 
 
 @app.command()
@@ -155,17 +163,22 @@ def config_schema() -> None:
 @app.command()
 def demo(
     *,
+    config: options.Config = None,
+    sets: options.Sets = None,
+    maps: options.Maps = None,
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="An event log to use instead of the packaged one.")
     ] = None,
-    events: Annotated[int, typer.Option(min=1, help="Events to use at most.")] = 50_000,
+    events: Annotated[int | None, typer.Option(min=1, help="Events to use at most.")] = None,
     report: Annotated[Path, typer.Option(metavar="DIR", help="Where the report goes.")] = Path("tidemill-demo"),
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the summary as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the summary here.")] = None,
 ) -> None:
     """Start a local broker, send it real events, run the worker on them, and report."""
-    from deploy.demo import DemoOptions, run_demo
+    settings = options.Shared(config, sets=sets, maps=maps).settings()
+    options.start_logging(settings, level="warning")  # the demo says itself what goes on
+    from deploy.demo import EVENTS, DemoOptions, run_demo
 
-    run_demo(DemoOptions(file=file, events=events, report=report, json=json))
+    run_demo(DemoOptions(file, settings, events or EVENTS, report, json))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,6 +41,7 @@ Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the summary as JSON; - is standard output."),
 ]
+Report = Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write an HTML report at the end.")]
 FromBeginning = Annotated[
     bool, typer.Option("--from-beginning", help="Begin at the earliest record where nothing else says where.")
 ]
@@ -98,9 +99,10 @@ def json_target(target: str | None) -> Path | None:
     return file
 
 
-def start_logging(settings: Settings) -> None:
-    """Set up logging as the settings say."""
+def start_logging(settings: Settings, level: Literal["warning"] | None = None) -> None:
+    """Set up logging as the settings say, or at another level."""
     from consumer.clock import SystemClock
     from consumer.log import configure_logging
 
-    configure_logging(settings.log, SystemClock())
+    log = settings.log if level is None else settings.log.model_copy(update={"level": level})
+    configure_logging(log, SystemClock())

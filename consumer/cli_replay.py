@@ -42,9 +42,14 @@ def replay_command(
     ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Sets worker.seed.")] = None,
     json: options.Json = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report.")] = None,
+    report: options.Report = None,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Save the state at the end.")] = None,
     init: options.Init = None,
+    as_run: Annotated[
+        bool,
+        typer.Option("--as-run", help="Redo this worker's own journal: the same batches and plans, the same state."),
+    ] = False,
+    to_batch: Annotated[int | None, typer.Option(min=1, help="With --as-run: stop after this micro-batch.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be read, and stop.")] = False,
 ) -> None:
     """Run the pipeline over a file or a topic's past, as fast as it can, and report. Touches no live group."""
@@ -66,6 +71,8 @@ def replay_command(
         "save": save,
         "init": init,
         "report": report,
+        "as_run": as_run,
+        "to_batch": to_batch,
         "progress": sys.stderr.isatty(),
     }
     if dry_run:
@@ -76,14 +83,14 @@ def replay_command(
 
 def _replay(settings: Settings, chosen: dict[str, Any], *, wants_json: bool, file: Path | None) -> None:
     options.start_logging(settings)
-    from consumer.cli_summary import render, write_json
+    from consumer.cli_summary import show, write_json
     from consumer.replay import ReplayOptions, replay
 
     summary = replay(settings, ReplayOptions(**chosen))
     if wants_json:
         write_json(summary, file)
     if not wants_json or file is not None:
-        print(render(summary))
+        show(summary)
 
 
 def _begin(from_datetime: str | None, by_duration: str | None, clock: Clock) -> int | None:

@@ -76,6 +76,12 @@ class DeadLetterLimit:
         self._bad = 0
         self._window: deque[str | None] = deque(maxlen=settings.bad_window)  # the reason, None for an accepted record
 
+    def copy(self) -> DeadLetterLimit:
+        """Return one that has seen the same records."""
+        other = DeadLetterLimit(self._settings)
+        other._run, other._bad, other._window = self._run, self._bad, self._window.copy()
+        return other
+
     def observe(self, accepted: Iterable[bool], reasons: Iterable[str] = ()) -> None:
         """Take in records in order: whether each was accepted, and the reasons of those that were not.
 

@@ -10,6 +10,7 @@ TidemillError
 │   ├── LostPartitions   the group gave our partitions away
 │   └── UnknownOutcome   nobody can say whether the transaction happened
 ├── StateError           a snapshot cannot be used (hash, version, settings): the next older one, else stop, exit 65
+│   └── InputTruncated   the input no longer holds a range that is needed: as `recovery.on_truncation` says
 ├── ConfigError          a setting is wrong: stop before any connection, exit 78
 ├── AccessError          wrong password or missing right: stop, exit 77
 ├── BrokerUnavailable    no broker answered inside the deadline: stop, exit 75
@@ -80,6 +81,10 @@ class StateError(TidemillError):
     """A snapshot that cannot be used; the message says which file and why."""
 
     exit_code = 65
+
+
+class InputTruncated(StateError):  # noqa: N818 - it names the condition
+    """A range of the input is needed that retention has passed by."""
 
 
 class ConfigError(TidemillError):

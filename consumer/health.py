@@ -46,12 +46,15 @@ class Verdict:
 class HealthState:
     """What the loop tells of itself, and what the probes make of it. Thread-safe.
 
-    The loop calls `beat` at each step and at each slice of a restore; the others when the state changes.
+    The loop calls `beat` at each step and at each slice of a restore; the others when the state changes. Before its
+    first beat it may take `start_s` longer: a worker that waits for its broker must not be restarted for it.
     """
 
-    def __init__(self, clock: Clock, live_after_s: float) -> None:
+    def __init__(self, clock: Clock, live_after_s: float, start_s: float = 0.0) -> None:
         self._clock = clock
         self._live_after_s = live_after_s
+        self._start_s = start_s
+        self._begun = False
         self._lock = Lock()
         self._moved_at = clock.monotonic()
         self._broker_seen = False
@@ -61,6 +64,7 @@ class HealthState:
     def beat(self) -> None:
         """The loop has moved."""
         with self._lock:
+            self._begun = True
             self._moved_at = self._clock.monotonic()
 
     def broker_seen(self) -> None:
@@ -82,7 +86,8 @@ class HealthState:
         """Whether the loop has moved lately; the process should be restarted when it has not."""
         with self._lock:
             still_s = self._clock.monotonic() - self._moved_at
-        moves = still_s <= self._live_after_s
+            allowed_s = self._live_after_s if self._begun else self._live_after_s + self._start_s
+        moves = still_s <= allowed_s
         reason = "the loop moves" if moves else f"the loop has not moved for {still_s:.0f} s"
         return Verdict({"loop": moves}, reason)
 

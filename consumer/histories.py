@@ -3,8 +3,8 @@
 Staging changes nothing: it joins each user's history with the user's new events of the micro-batch, so that every
 event sees all earlier ones. Applying makes the new events part of the histories; it happens after the commit.
 
-Rules. A *repeated* event (its id is among the user's latest `repeat_window` ids) is predicted for, but neither
-ranked, kept nor learned. A *late* event is kept in the order of arrival, or treated like a repeated one, by
+Rules. A *repeated* event (its id is among the user's latest `repeat_window` ids, or its offset was read before someone
+set the offsets back) is predicted for, but neither ranked, kept nor learned. A *late* event is kept in the order of arrival, or treated like a repeated one, by
 `on_late`. Time between events is never negative. The user unseen for longest makes room when a partition is full.
 """
 
@@ -23,11 +23,13 @@ from model.predictor import LIST_LENGTH
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from collections.abc import Sequence as Seq
 
     from consumer.events import Event
     from consumer.settings import HistorySettings, InputSettings
+
+
+NOTHING_EMITTED = bytes(8 * LIST_LENGTH)
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class PartitionHistories:
         history = self._pool.read(user.place, user.length)
         return Addition(user_key, True, history, user.session_key, user.recent_ids, user.emitted)
 
-    def apply(self, addition: Addition, emitted: Int64) -> None:
+    def apply(self, addition: Addition, emitted: bytes) -> None:
         """Make an addition part of the user's history and remember what was published."""
         events = new_sequence(addition)
         user = self._users.get(addition.user_key)
@@ -97,8 +99,11 @@ class PartitionHistories:
         else:
             user.place, user.length = self._pool.append(user.place, user.length, events)
         user.session_key, user.recent_ids = addition.session_key, addition.recent_ids
-        user.emitted = emitted.tobytes()
+        user.emitted = emitted
         self._users.move_to_end(addition.user_key)
+
+    def make_room(self) -> None:
+        """Drop the users unseen for longest, down to the number kept."""
         while len(self._users) > self._settings.max_users:
             self._drop(next(iter(self._users)))
             self.evicted_users += 1
@@ -115,16 +120,17 @@ class PartitionHistories:
 
     def state(self) -> State:
         """Return all users, the longest unseen first."""
-        users = list(self._users.items())
-        sequences = [self._pool.read(user.place, user.length) for _, user in users]
-        columns = [np.concatenate(column) for column in zip(*sequences, strict=True)] if users else Sequence.empty()
-        emitted = [np.frombuffer(u.emitted or bytes(8 * LIST_LENGTH), np.int64) for _, u in users]
-        ids = [u.recent_ids for _, u in users]
-        arrays = dict(zip(("items", "types", "times", "opens"), columns, strict=True)) | {
-            "users": np.array([key for key, _ in users], np.int64),
-            "length": np.array([user.length for _, user in users], np.int32),
-            "session": np.array([user.session_key for _, user in users], np.int64),
-            "emitted": np.array(emitted, np.int64).reshape(-1, LIST_LENGTH),
+        users = list(self._users.values())
+        length = np.array([user.length for user in users], np.int64)
+        events = self._pool.read_all([user.place for user in users], length)
+        emitted = b"".join([user.emitted or NOTHING_EMITTED for user in users])
+        ids = [user.recent_ids for user in users]
+        arrays = {
+            **events._asdict(),
+            "users": np.array(list(self._users), np.int64),
+            "length": length.astype(np.int32),
+            "session": np.array([user.session_key for user in users], np.int64),
+            "emitted": np.frombuffer(emitted, np.int64).reshape(-1, LIST_LENGTH),
             "recent_count": np.array([len(line) for line in ids], np.int32),
             "recent_ids": np.array([key for line in ids for key in line], np.int64),
         }
@@ -152,30 +158,37 @@ class Histories:
     def __init__(self, settings: HistorySettings, rules: InputSettings) -> None:
         self._settings, self._rules = settings, rules
         self.partitions: dict[TopicPartition, PartitionHistories] = {}
+        self.rewound: dict[TopicPartition, int] = {}  # events before this offset are in the histories already
 
     @property
     def users(self) -> int:
         """Users kept, over all partitions."""
         return sum(len(part) for part in self.partitions.values())
 
-    def assign(self, assignment: Iterable[TopicPartition]) -> tuple[set[TopicPartition], set[TopicPartition]]:
-        """Drop what is no longer owned, begin what is new; returns (gained, revoked)."""
-        owned = set(assignment)
-        revoked, gained = self.partitions.keys() - owned, owned - self.partitions.keys()
-        for part in revoked:
-            del self.partitions[part]
-        for part in gained:
-            self.partitions[part] = PartitionHistories(self._settings)
-        return gained, revoked
+    def begin(self, partition: TopicPartition) -> None:
+        """Begin a partition's histories, empty; nothing happens where they are there."""
+        if partition not in self.partitions:
+            self.partitions[partition] = PartitionHistories(self._settings)
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Let go of a partition's histories, where they are there."""
+        self.partitions.pop(partition, None)
+        self.rewound.pop(partition, None)
 
     def stage(self, events: Seq[Event]) -> Staged:
         """Join a micro-batch with its histories; changes nothing."""
-        return Stage(self._settings, self._rules, self.partitions).run(events)
+        return Stage(self._settings, self._rules, self.partitions, self.rewound).run(events)
 
-    def apply(self, staged: Staged, emitted_BK: Int64) -> None:
-        """Make a staged micro-batch part of the histories; `emitted_BK` are the keys of the published lists."""
-        for partition, addition in staged.additions:
-            self.partitions[partition].apply(addition, emitted_BK[addition.last_event])
+    def apply(self, staged: Staged, emitted_BK: Int64 | None) -> None:
+        """Make a staged micro-batch part of the histories; `emitted_BK` are the keys of the published lists, if any.
+
+        Room is made at the end, so that no user of the micro-batch loses the history it was staged with on the way.
+        """
+        for partition, addition in sorted(staged.additions, key=lambda pair: pair[1].last_event):
+            emitted = b"" if emitted_BK is None else emitted_BK[addition.last_event].tobytes()
+            self.partitions[partition].apply(addition, emitted)
+        for partition in {partition for partition, _ in staged.additions}:
+            self.partitions[partition].make_room()
 
     def forget(self, user_key: int) -> bool:
         """Remove a user from every partition; returns whether the user was known."""
@@ -186,9 +199,13 @@ class Stage:
     """One staging: rows are begun per user, and again when a user's new events reach the history length."""
 
     def __init__(
-        self, settings: HistorySettings, rules: InputSettings, partitions: dict[TopicPartition, PartitionHistories]
+        self,
+        settings: HistorySettings,
+        rules: InputSettings,
+        partitions: dict[TopicPartition, PartitionHistories],
+        rewound: dict[TopicPartition, int],
     ) -> None:
-        self._limit, self._rules, self._partitions = settings.length, rules, partitions
+        self._limit, self._rules, self._partitions, self._rewound = settings.length, rules, partitions, rewound
         self._additions: dict[tuple[TopicPartition, int], Addition] = {}
         self._row_of: list[tuple[Addition, int, int]] = []  # addition, its events [first, ...) and their number
         self._row_B: list[int] = []
@@ -220,7 +237,7 @@ class Stage:
     def _add(self, index: int, event: Event) -> None:
         addition = self._addition(event)
         addition.last_event = index
-        repeated = bool(event.event_key) and event.event_key in addition.recent_ids
+        repeated = self._is_repeated(event, addition)
         keep = not repeated and not (event.late and self._rules.on_late == "skip")
         if keep and self._row_of[addition.rows[-1]][2] >= self._limit:
             self._begin_row(addition)
@@ -233,6 +250,15 @@ class Stage:
         self._kept_B.append(self._row_of[row][2])
         self._learn_B.append(keep)
         self._repeated_B.append(repeated)
+
+    def _is_repeated(self, event: Event, addition: Addition) -> bool:
+        """Whether the event's id was there lately, or its offset was read before the offsets were set back."""
+        if event.event_key and event.event_key in addition.recent_ids:
+            return True
+        record = event.record
+        return bool(self._rewound) and record.offset < self._rewound.get(
+            TopicPartition(record.topic, record.partition), 0
+        )
 
     def _keep(self, addition: Addition, event: Event) -> None:
         addition.opens.append(self._opens_session(addition, event))

@@ -78,6 +78,10 @@ class SizeClass:
         """Return the first `length` events of a row, as views."""
         return self._columns.each(lambda column: column[row, :length])
 
+    def rows(self, rows: Int64) -> Sequence:
+        """Return whole rows, copied, with whatever stands beyond each one's length."""
+        return self._columns.each(lambda column: column[rows])
+
     def write(self, row: int, events: Sequence, start: int = 0) -> None:
         """Store events from place `start` on."""
         stop = start + len(events.items)
@@ -108,6 +112,20 @@ class SequencePool:
     def read(self, place: tuple[int, int], length: int) -> Sequence:
         """Return a stored sequence."""
         return self._classes[place[0]].read(place[1], length)
+
+    def read_all(self, places: list[tuple[int, int]], lengths: Int64) -> Sequence:
+        """Return many sequences, one behind the other, without a step per sequence: this is what a snapshot waits for."""
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        total = int(starts[-1])
+        out = Sequence(np.zeros(total, np.int64), np.zeros(total, np.int64), np.zeros(total), np.zeros(total, np.bool_))
+        class_of, row_of = np.array(places, np.int64).reshape(-1, 2).T
+        for index, size in enumerate(self._classes):
+            mine = np.flatnonzero(class_of == index)
+            inside = np.arange(size.width) < lengths[mine][:, None]
+            to = (starts[mine][:, None] + np.arange(size.width))[inside]
+            for target, column in zip(out, size.rows(row_of[mine]), strict=True):
+                target[to] = column[inside]
+        return out
 
     def append(self, place: tuple[int, int], length: int, events: Sequence) -> tuple[tuple[int, int], int]:
         """Add events to a sequence of `length`, dropping the oldest beyond the limit; returns place and length."""

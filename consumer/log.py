@@ -23,8 +23,8 @@ WITHHELD = frozenset(
 )
 """Names under which nothing is ever printed, should one slip in."""
 
-QUIET = ("kafka",)
-"""Loggers that stay at WARNING: kafka-python prints keys and values at DEBUG."""
+QUIET = {"kafka": logging.WARNING, "kafka.net.selector": logging.ERROR}
+"""Loggers and their lowest levels: kafka-python prints keys and values at DEBUG, and warns of every busy moment."""
 
 REPEAT_S = 10.0
 """A quiet logger says the same thing at most once in this time: a broker that is down is news once."""
@@ -83,8 +83,8 @@ def _install(handler: _Handler, level: int) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name, lowest in QUIET.items():
+        logging.getLogger(name).setLevel(max(level, lowest))
 
 
 def _rendering(settings: LogSettings, stream: TextIO) -> list[structlog.typing.Processor]:

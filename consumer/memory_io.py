@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from consumer.errors import Aborted, Fenced, LostPartitions, StateError, TransientError, UnknownOutcome
+from consumer.errors import Aborted, Fenced, InputTruncated, LostPartitions, StateError, TransientError, UnknownOutcome
 from consumer.memory_log import Fault, Membership, MemoryLog, Transaction
 from consumer.ports import Batch, Clock, OffsetRange, Output, PollLimits, Record, TopicPartition
 from consumer.sink_rules import OutputTooLarge
@@ -19,7 +19,7 @@ from consumer.sink_rules import OutputTooLarge
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Fault", "MemoryLog", "MemorySink", "MemorySource"]
+__all__ = ["Fault", "MemoryLog", "MemoryPast", "MemorySink", "MemorySource"]
 
 _COMMIT_FAULTS = tuple(fault for fault in Fault if fault is not Fault.POLL_ERROR)
 
@@ -53,6 +53,7 @@ class MemorySource:
         self._position: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
         self._turn = 0
+        self._held = False
         self._closed = False
 
     def poll(self, limits: PollLimits) -> Batch:
@@ -62,6 +63,8 @@ class MemorySource:
         owner = self._log.membership(self._group, self._instance, self._member)
         if owner.generation != self._generation:
             self._assigned(owner.generation)
+        if self._held:
+            return Batch((), (), frozenset(self._position), owner)
         read = {tp: self._read(tp, limit) for tp, limit in self._shares(limits.max_records)}
         ranges = tuple(
             r for tp in sorted(read) if (r := OffsetRange(tp, self._position[tp], read[tp][1])).start < r.stop
@@ -82,6 +85,14 @@ class MemorySource:
         if not self._until_end or self._generation < 0:
             return False
         return all(self._position[tp] >= end for tp, end in self._target.items())
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each assigned partition."""
+        return dict(self._position)
+
+    def hold(self, *, held: bool) -> None:
+        """While held, `poll` returns no records."""
+        self._held = held
 
     def lag(self) -> Mapping[TopicPartition, int]:
         """Records and markers that wait in each assigned partition."""
@@ -118,6 +129,31 @@ class MemorySource:
         if self._position[tp] < self._log.start(tp):
             raise StateError(f"{tp.topic}-{tp.partition} no longer holds offset {self._position[tp]}")
         return self._log.read(tp, self._position[tp], limit)
+
+
+class MemoryPast:
+    """Reads ranges of a log."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """Return the first offset held and the last stable offset."""
+        return self._log.start(partition), self._log.stable_end(partition)
+
+    def read(self, span: OffsetRange) -> Sequence[Record]:
+        """Return the records of a range. Raises InputTruncated."""
+        if span.start < self._log.start(span.partition):
+            raise InputTruncated(f"{span.partition.topic}-{span.partition.partition} no longer holds {span.start}")
+        records, _ = self._log.read(span.partition, span.start, span.stop - span.start)
+        return [record for record in records if record.offset < span.stop]
+
+    def trim(self, partition: TopicPartition, before: int) -> None:
+        """Drop what lies before an offset."""
+        self._log.trim(partition, before)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class MemorySink:

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     import numpy.typing as npt
@@ -45,6 +45,8 @@ COUNTERS: Mapping[str, Declared] = {
     "items_admitted": ("Items admitted to the vocabulary.", ()),
     "items_evicted": ("Items evicted from the vocabulary.", ()),
     "snapshots": ("Snapshots, by result.", ("result",)),
+    "recovery_batches": ("Micro-batches that were redone from the journal.", ()),
+    "recoveries": ("Recoveries, the one at the start included.", ()),
 }
 """Exported with the suffix `_total`."""
 
@@ -62,6 +64,7 @@ GAUGES: Mapping[str, Declared] = {
     "mixture_weight": ("Weight of a component in the mixture.", ("component",)),
     "users": ("Users with a retained history.", ()),
     "items": ("Items in the vocabulary.", ()),
+    "watchdog_age_seconds": ("Time since the loop last showed that it moves.", ()),
     "snapshot_age_seconds": ("Time since the last snapshot was saved, or since the start where none was.", ()),
     "snapshot_size_bytes": ("Size of the last snapshot.", ()),
 }
@@ -218,6 +221,15 @@ class Metrics:
         self._counters["snapshots"].labels("saved").inc()
         self._gauges["snapshot_size_bytes"].set(size_bytes)
         self._histograms["snapshot_duration_seconds"].observe(seconds)
+
+    def recovered(self, batches: int) -> None:
+        """A recovery has ended; so many micro-batches were redone."""
+        self._counters["recoveries"].inc()
+        self._counters["recovery_batches"].inc(batches)
+
+    def watch(self, age_s: Callable[[], float]) -> None:
+        """Ask the watchdog for its age at every scrape."""
+        self._gauges["watchdog_age_seconds"].set_function(age_s)
 
     def snapshot_failed(self) -> None:
         """A snapshot could not be saved."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from consumer.ports import Headers, Output
+from incremental.drift import Detection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from consumer.events import Event
-    from incremental.drift import Detection
     from model.predictor import Predictions
     from model.vocabulary import Vocabulary
 
@@ -94,15 +95,17 @@ def _headers(event: Event, version: str, *, repeated: bool) -> Headers:
     return tuple(headers)
 
 
+def detection_values(detection: Detection) -> dict[str, Any]:
+    """Return a detection as JSON values."""
+    return asdict(detection)
+
+
+def detection_from(values: dict[str, Any]) -> Detection:
+    """Return the detection that `detection_values` was given."""
+    return Detection(**values)
+
+
 def drift_record(detection: Detection, topic: str, version: str) -> Output:
     """Return what was detected and what was done about it."""
-    body = {
-        "event": detection.event,
-        "signal": detection.signal,
-        "detector": detection.detector,
-        "before": detection.before,
-        "after": detection.after,
-        "action": detection.action,
-        "model_version": version,
-    }
+    body = detection_values(detection) | {"model_version": version}
     return Output(topic, None, orjson.dumps(body), ((MODEL_VERSION_HEADER, version.encode()),))

@@ -1,8 +1,12 @@
-"""The parts between source and sink, built from the settings, and their state as one thing that can be saved."""
+"""The parts between source and sink, and the two halves of a micro-batch: consider, which changes nothing, and absorb.
+
+Live micro-batches, recovery and `--as-run` all go through these two, so they come to the same state.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -10,8 +14,9 @@ import structlog
 
 from consumer.dead_letters import DeadLetterLimit
 from consumer.decode import Decoder
-from consumer.errors import StateError
 from consumer.histories import Histories
+from consumer.outputs import detection_from, detection_values
+from consumer.snapshots import Image
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from model.model import Model
@@ -19,32 +24,49 @@ from model.predictor import Predictor
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Sequence
 
+    from consumer.decode import Rejected
+    from consumer.events import Event
     from consumer.health import HealthState
+    from consumer.histories import Staged
     from consumer.metrics import Metrics
-    from consumer.ports import Batch, Clock, TopicPartition
+    from consumer.ports import OffsetRange, Record, TopicPartition
     from consumer.settings import Settings
-    from consumer.snapshots import Snapshot, Snapshots
+    from consumer.snapshots import Snapshot
+    from incremental.drift import Detection
     from incremental.learner import Learned
     from incremental.plan import LearnPlan
+    from model.predictor import Predictions, Scores
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The events of a micro-batch, joined with their histories, ranked, and predicted from."""
+
+    staged: Staged
+    scores: Scores
+    predictions: Predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A micro-batch before its commit: what it says, and what will be learned. `scored` is None without events."""
+
+    ranges: tuple[OffsetRange, ...]
+    events: list[Event]
+    rejected: list[Rejected]
+    plan: LearnPlan
+    scored: Scored | None
 
 
 class Parts:
     """Decoder, histories, predictor, learner, evaluation; what they hold is what a snapshot holds."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        health: HealthState,
-        clock: Clock,
-        snapshots: Snapshots | None = None,
-    ) -> None:
-        self.settings, self.metrics, self.health, self.clock = settings, metrics, health, clock
-        self.snapshots = snapshots
+    def __init__(self, settings: Settings, metrics: Metrics, health: HealthState) -> None:
+        self.settings, self.metrics, self.health = settings, metrics, health
         self.lineage = settings.kafka.instance
         self.freeze_after: int | None = None
         self.decoder = Decoder(settings.input)
@@ -56,74 +78,109 @@ class Parts:
         self.evaluation = Evaluation(
             settings.evaluation, self.model.mixture.names, settings.history.length, settings.model.epsilon
         )
+        self.events = 0  # accepted since the lineage began
+        self.unsent: list[Detection] = []  # of the last micro-batch: they leave with the next
         self.rejected: Counter[str] = Counter()
         self.next_offsets: dict[TopicPartition, int] = {}
-        self._restored: Snapshot | None = None
         metrics.build_info({name: version(name) for name in ("tidemill", "torch", "kafka-python")})
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Become what a snapshot holds; histories follow when their partitions are assigned."""
+    @property
+    def batch(self) -> int:
+        """The last micro-batch that was absorbed."""
+        return self.learner.batch
+
+    def consider(
+        self,
+        records: Sequence[Record],
+        ranges: tuple[OffsetRange, ...],
+        *,
+        learns: bool = True,
+        plan: LearnPlan | None = None,
+    ) -> Considered:
+        """Decode, join with histories, decide what to learn (unless `plan` says it), score and predict."""
+        events, rejected = self.decoder.decode_all(records)
+        if not events:
+            return Considered(ranges, events, rejected, plan or self.learner.plan_nothing(), None)
+        staged = self.histories.stage(events)
+        plan = plan or self.learner.plan(staged.contexts, learn=learns)
+        scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
+        return Considered(ranges, events, rejected, plan, Scored(staged, scores, predictions))
+
+    def keep(self, considered: Considered) -> None:
+        """After the commit: the new events become history."""
+        for span in considered.ranges:
+            self.next_offsets[span.partition] = max(span.stop, self.next_offsets.get(span.partition, 0))
+        if considered.scored is not None:
+            self.histories.apply(considered.scored.staged, considered.scored.predictions.keys_BK)
+
+    def learn(self, considered: Considered) -> Learned:
+        """Evaluate, then learn; what predicts changes only in here."""
+        plan, scored = considered.plan, considered.scored
+        if scored is None:
+            self.unsent = []
+            return self.learner.pass_over(plan)
+        contexts = scored.staged.contexts
+        self.unsent = self.evaluation.update(contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events)
+        self.events += len(considered.events)
+        return self.learner.learn(contexts, scored.scores, plan)
+
+    def fold(self, records: Sequence[Record], span: OffsetRange) -> None:
+        """Take records into the histories without scoring or learning: how a gained partition catches up."""
+        events, _ = self.decoder.decode_all(records)
+        if events:
+            self.histories.apply(self.histories.stage(events), None)
+        self.next_offsets[span.partition] = span.stop
+
+    def begin(self, partition: TopicPartition, snapshot: Snapshot | None) -> None:
+        """Begin a partition's histories, from a snapshot that holds them or empty."""
+        self.histories.begin(partition)
+        if snapshot is not None:
+            self.histories.partitions[partition].load(snapshot.histories(partition))
+            self.next_offsets[partition] = snapshot.positions[partition].next_offset
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Let go of a partition."""
+        self.histories.drop(partition)
+        self.next_offsets.pop(partition, None)
+
+    def restore(self, snapshot: Snapshot, *, with_histories: bool = True) -> None:
+        """Become what a snapshot holds; without the histories: begin from what was learned."""
         worker = snapshot.worker()
         self.learner.load(worker.take("learner"))
         self.evaluation.load(worker.take("evaluation"))
         self.decoder.load_state(worker.values["decoder"])
-        self._restored = snapshot
+        self.events = int(worker.values["events"])
+        self.unsent = [detection_from(values) for values in worker.values["unsent"]]
+        if with_histories:
+            for partition in snapshot.positions:
+                self.begin(partition, snapshot)
 
-    def follow(self, assignment: AbstractSet[TopicPartition]) -> None:
-        """Begin or restore the histories of gained partitions, drop those of revoked ones."""
-        gained, revoked = self.histories.assign(assignment)
-        for partition in revoked:
-            self.next_offsets.pop(partition, None)
-        for partition in sorted(gained):
-            if self._restored is not None and partition in self._restored.positions:
-                self.histories.partitions[partition].load(self._restored.histories(partition))
-                self.next_offsets[partition] = self._restored.positions[partition].next_offset
-        if gained or revoked:
-            log.info("partitions assigned", owned=len(assignment), gained=len(gained), revoked=len(revoked))
-        self.health.restored()
+    def before_reading(self) -> Callable[[], None]:
+        """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
+        decoder, limit = self.decoder.state(), self.dead_letter_limit.copy()
 
-    def advance(self, batch: Batch) -> None:
-        """Note how far each partition's histories go; say where they do not join what was read."""
-        for span in batch.ranges:
-            held = self.next_offsets.get(span.partition)
-            if held is not None and held != span.start:
-                log.warning(
-                    "histories do not join the input",
-                    topic=span.partition.topic,
-                    partition=span.partition.partition,
-                    histories_end=held,
-                    input_begins=span.start,
-                )
-            self.next_offsets[span.partition] = span.stop
+        def take_back() -> None:
+            self.decoder.load_state(decoder)
+            self.dead_letter_limit = limit
 
-    def maybe_save(self, batch: int) -> None:
-        """Save where the settings ask for it after this micro-batch."""
-        every = self.settings.snapshot.every_batches
-        if every and batch % every == 0:
-            self.save()
+        return take_back
 
-    def save(self) -> None:
-        """Write a snapshot; a failure is counted and said, and the worker goes on with the older ones."""
-        if self.snapshots is None:
-            return
-        begin = self.clock.monotonic()
+    def image(self, journal_offset: int) -> Image:
+        """Copy everything that a snapshot holds."""
         histories = {
             partition: (part.state(), self.next_offsets.get(partition, 0))
             for partition, part in self.histories.partitions.items()
         }
-        try:
-            size = self.snapshots.save(self.learner.batch, self.state(), histories)
-        except StateError as error:
-            log.error("snapshot failed", reason=str(error))  # noqa: TRY400 - the reason is in the message
-            self.metrics.snapshot_failed()
-            return
-        seconds = self.clock.monotonic() - begin
-        self.metrics.snapshot(seconds, size)
-        log.info("snapshot saved", batch=self.learner.batch, bytes=size, seconds=round(seconds, 2))
+        return Image(self.batch, journal_offset, self.state(), histories)
 
     def state(self) -> State:
         """Return the worker's state without the histories."""
-        state = State(values={"decoder": self.decoder.state()})
+        values = {
+            "decoder": self.decoder.state(),
+            "events": self.events,
+            "unsent": [detection_values(detection) for detection in self.unsent],
+        }
+        state = State(values=values)
         state.put("learner", self.learner.state())
         state.put("evaluation", self.evaluation.state())
         return state

@@ -1,8 +1,9 @@
 """The worker's loop, one micro-batch at a time: the whole of Tidemill in one function, `Pipeline.step`.
 
 Test, then train: every event is scored by the state at the start of its micro-batch, then learned. Outputs leave
-before learning starts. The commit is the only decision point: before it nothing has changed, after it the rest follows.
-A known abort leaves memory as it was, and the same records are read again.
+before learning starts. The commit is the only decision point: before it nothing has changed, after it everything can be
+redone. A known abort leaves memory as it was, and the same records are read again; whatever else ends a commit takes
+the one recovery path (`consumer.recovery`).
 """
 
 from __future__ import annotations
@@ -16,23 +17,21 @@ import structlog
 
 from consumer.dead_letters import accepted_flags, dead_letter, emptied
 from consumer.errors import Aborted, VoidStateError
+from consumer.journal import Entry
 from consumer.outputs import PredictionEncoder, drift_record
 from consumer.ports import PollLimits
 from consumer.sink_rules import OutputTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from consumer.decode import Rejected
-    from consumer.events import Event
-    from consumer.histories import Staged
-    from consumer.parts import Parts
+    from consumer.parts import Considered, Parts
     from consumer.ports import Batch, Clock, Output, Sink, Source
+    from consumer.recovery import Notes
     from consumer.settings import Settings
+    from consumer.upkeep import Upkeep
     from incremental.drift import Detection
     from incremental.learner import Learned
-    from incremental.plan import LearnPlan
-    from model.predictor import Predictions
 
 log = structlog.get_logger()
 
@@ -53,17 +52,29 @@ class StepReport:
 
 
 class Pipeline:
-    """Joins a source, a sink and the parts between them; holds no state but what waits for the next transaction."""
+    """Joins a source, a sink and the parts between them.
 
-    def __init__(self, settings: Settings, source: Source, sink: Sink, parts: Parts, clock: Clock) -> None:
+    `upkeep` is what a live worker does around its steps: journal, snapshots, partitions that come and go, watchdog. A
+    replay of a file has none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        sink: Sink,
+        parts: Parts,
+        clock: Clock,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         self.settings, self.source, self.sink, self.parts, self.clock = settings, source, sink, parts, clock
+        self.upkeep = upkeep
         self.limits = PollLimits(settings.worker.batch_events, settings.worker.poll_wait_s)
         self.encoder = PredictionEncoder(
             settings.topics.predictions, settings.prediction.top_k, parts.model.items, parts.model.types
         )
-        self.events = 0  # accepted so far
+        self.events = 0  # accepted by this process
         self.records = 0
-        self._drift: list[Output] = []  # detected in the last micro-batch, sent with the next
         self.stage_s: defaultdict[str, float] = defaultdict(float)  # seconds spent so far, by stage
         self._lap = clock.monotonic()
         self._reported = 0
@@ -71,34 +82,36 @@ class Pipeline:
     def step(self, max_records: int | None = None) -> StepReport:
         """Process one micro-batch, of at most `max_records` if that is less than the settings say."""
         parts = self.parts
-        self._lap = self.clock.monotonic()
+        self._begin("poll")
         batch = self.source.poll(self._limits(max_records))  # rebalances happen in here and nowhere else
-        self._follow(batch)
-        if not batch.records:
-            return self._pass_over(batch)
-        events, rejected = parts.decoder.decode_all(batch.records)  # a bad record becomes a dead letter
-        self._judge(batch, rejected)
-        staged = parts.histories.stage(events)  # changes nothing yet
-        contexts = staged.contexts
-        plan = parts.learner.plan(contexts, learn=self.learns)  # a pure decision
-        self._took("decode")
-        scores, predictions = parts.predictor.predict(contexts, exclude_seen=plan.exclude_seen)
+        self._follow(batch)  # gained partitions bring their histories, revoked ones go
+        if not batch.ranges:
+            return self._idle()
+        self._took("poll")
+        take_back = parts.before_reading()
+        considered = parts.consider(batch.records, batch.ranges, learns=self.learns)  # changes nothing else
+        self._judge(batch, considered)
         self._took("predict")
-        outputs = self._outputs(events, rejected, staged, predictions, plan)
+        outputs = self._outputs(considered)
         self._took("encode")
-        if not self._commit(outputs, batch):  # ONE transaction: predictions, dead letters, drift, offsets
+        if not self._commit(outputs, batch, take_back):  # ONE transaction: predictions, dead letters, journal, offsets
             return StepReport(len(batch.records), 0, 0, committed=False)
         self._took("commit")
-        parts.histories.apply(staged, predictions.keys_BK)  # from here on: only what is committed
-        parts.advance(batch)
-        detections = parts.evaluation.update(contexts, scores, exclude_seen=plan.exclude_seen, event=self.events)
-        self._took("evaluate")
-        learned = parts.learner.learn(contexts, scores, plan)  # what predicts changes only in here
+        parts.keep(considered)  # from here on: only what is committed
+        learned = parts.learn(considered)  # what predicts changes only in here
         self._took("learn")
-        self._account(batch, events, rejected, staged, detections, learned, plan)
-        parts.maybe_save(plan.batch)
+        self._account(batch, considered, learned)
+        if self.upkeep is not None:
+            self.upkeep.after_step()
         self._took("snapshot")
-        return StepReport(len(batch.records), len(events), len(rejected), True, learned, tuple(detections))
+        return StepReport(
+            len(batch.records), len(considered.events), len(considered.rejected), True, learned, tuple(parts.unsent)
+        )
+
+    def go_on_from(self, before: Pipeline) -> None:
+        """Take over the counts of a pipeline that this one replaces."""
+        self.events, self.records = before.events, before.records
+        self.stage_s, self._reported = before.stage_s, before._reported
 
     @property
     def learns(self) -> bool:
@@ -112,43 +125,50 @@ class Pipeline:
         return PollLimits(max_records, self.limits.max_wait_s)
 
     def _follow(self, batch: Batch) -> None:
-        """Take over gained partitions, let go of revoked ones."""
-        self._took("poll")
-        self.parts.metrics.assigned(batch.assignment)
-        self.parts.health.assigned(is_assigned=bool(batch.assignment) or batch.owner is not None)
-        self.parts.health.broker_seen()
-        self.parts.health.beat()
-        self.parts.follow(batch.assignment)
+        """Let the partitions in memory be those that are owned, each joining what is read next."""
+        parts = self.parts
+        parts.metrics.assigned(batch.assignment)
+        parts.health.assigned(is_assigned=bool(batch.assignment) or batch.owner is not None)
+        parts.health.broker_seen()
+        parts.health.beat()
+        if self.upkeep is not None:
+            self.upkeep.follow(batch)
+            return
+        for partition in batch.assignment:
+            parts.histories.begin(partition)
 
-    def _pass_over(self, batch: Batch) -> StepReport:
-        """No records; positions may still have moved, past transaction markers."""
-        committed = not batch.ranges or self._commit([], batch)
-        if committed:
-            self.parts.advance(batch)
+    def _idle(self) -> StepReport:
+        """Nothing was read."""
         self.parts.metrics.lag(self.source.lag())
-        return StepReport(0, 0, 0, committed)
+        if self.upkeep is not None:
+            self.upkeep.idle()
+        return StepReport(0, 0, 0, committed=True)
 
-    def _judge(self, batch: Batch, rejected: Sequence[Rejected]) -> None:
-        reasons = [bad.error.reason for bad in rejected]
-        self.parts.dead_letter_limit.observe(accepted_flags(batch.records, rejected), reasons)
+    def _judge(self, batch: Batch, considered: Considered) -> None:
+        """Count bad records. Raises TooManyBadEvents before anything of the micro-batch is committed."""
+        reasons = [bad.error.reason for bad in considered.rejected]
+        self.parts.dead_letter_limit.observe(accepted_flags(batch.records, considered.rejected), reasons)
 
-    def _outputs(
-        self,
-        events: Sequence[Event],
-        rejected: Sequence[Rejected],
-        staged: Staged,
-        predictions: Predictions,
-        plan: LearnPlan,
-    ) -> list[Output]:
-        version = f"{self.parts.lineage}@{plan.batch - 1}"
-        outputs = self.encoder.encode(events, staged.repeated_B, predictions, version, plan.batch)
-        outputs += [dead_letter(bad, self.settings.topics.dead_letters) for bad in rejected]
-        return outputs + self._drift
+    def _outputs(self, considered: Considered) -> list[Output]:
+        parts, topics, plan = self.parts, self.settings.topics, considered.plan
+        version = f"{parts.lineage}@{plan.batch - 1}"
+        outputs: list[Output] = []
+        if considered.scored is not None:
+            repeated = considered.scored.staged.repeated_B
+            predictions = considered.scored.predictions
+            outputs += self.encoder.encode(considered.events, repeated, predictions, version, plan.batch)
+        outputs += [dead_letter(bad, topics.dead_letters) for bad in considered.rejected]
+        outputs += [drift_record(detection, topics.drift, version) for detection in parts.unsent]
+        if self.upkeep is not None:
+            notes = self.upkeep.notes
+            outputs.append(entry_of(parts.lineage, considered, notes).output(self.upkeep.journal_partition))
+        return outputs
 
-    def _commit(self, outputs: list[Output], batch: Batch) -> bool:
+    def _commit(self, outputs: list[Output], batch: Batch, take_back: Callable[[], None]) -> bool:
         """Commit; after a known abort seek back and return false. An output that is too large is sent empty."""
         for _ in range(len(outputs) + 1):
             try:
+                self._begin("commit")
                 self.sink.commit(outputs, batch)
             except OutputTooLarge as error:
                 outputs[error.index] = emptied(outputs[error.index])
@@ -156,54 +176,74 @@ class Pipeline:
             except Aborted as error:
                 log.warning("transaction aborted, reading the records again", reason=str(error))
                 self.parts.metrics.not_committed("aborted")
+                take_back()
                 self.source.seek_back(batch)
                 return False
             except VoidStateError:
                 self.parts.metrics.not_committed("unknown")
+                take_back()
                 raise
-            self._drift = []
+            finally:
+                self._begin("step")
+            if self.upkeep is not None:
+                self.upkeep.committed()
             return True
         raise Aborted("an output is too large for its topic even when it is sent empty")
 
-    def _account(
-        self,
-        batch: Batch,
-        events: Sequence[Event],
-        rejected: Sequence[Rejected],
-        staged: Staged,
-        detections: Sequence[Detection],
-        learned: Learned,
-        plan: LearnPlan,
-    ) -> None:
+    def _account(self, batch: Batch, considered: Considered, learned: Learned) -> None:
         """Tell the metrics what happened."""
-        metrics, now = self.parts.metrics, self.clock.now()
+        parts, metrics, now = self.parts, self.parts.metrics, self.clock.now()
+        events = considered.events
         self.events += len(events)
         self.records += len(batch.records)
-        repeated, late = sum(staged.repeated_B), sum(event.late for event in events)
-        metrics.events("accepted", len(events) - repeated - late)
-        metrics.events("late", late)
-        metrics.events("repeated", repeated)
-        metrics.events("rejected", len(rejected))
         metrics.committed(len(events))
-        for bad in rejected:
+        metrics.events("rejected", len(considered.rejected))
+        for bad in considered.rejected:
             metrics.dead_letter(bad.error.reason)
-            self.parts.rejected[bad.error.reason] += 1
-        stamps = np.array([event.record.timestamp_ms for event in events], np.float64)
-        metrics.latency(now - staged.contexts.event_time_B, np.where(stamps < 0, np.nan, now - stamps / 1000.0))
-        for detection in detections:
+            parts.rejected[bad.error.reason] += 1
+        if considered.scored is not None:
+            staged = considered.scored.staged
+            repeated = sum(staged.repeated_B)
+            late = sum(event.late and not again for event, again in zip(events, staged.repeated_B, strict=True))
+            metrics.events("accepted", len(events) - repeated - late)
+            metrics.events("late", late)
+            metrics.events("repeated", repeated)
+            stamps = np.array([event.record.timestamp_ms for event in events], np.float64)
+            metrics.latency(now - staged.contexts.event_time_B, np.where(stamps < 0, np.nan, now - stamps / 1000.0))
+        for detection in parts.unsent:
             metrics.drift(detection.signal)
-            self._drift.append(
-                drift_record(detection, self.settings.topics.drift, f"{self.parts.lineage}@{plan.batch}")
-            )
             log.info("drift", signal=detection.signal, detector=detection.detector, at=detection.event)
-        self.parts.report_learning(learned, plan)
+        parts.report_learning(learned, considered.plan)
         metrics.lag(self.source.lag())
         if self.events - self._reported >= REPORT_EVERY_EVENTS:
             self._reported = self.events
-            self.parts.report_quality()
+            parts.report_quality()
+
+    def _begin(self, phase: str) -> None:
+        if phase == "poll":
+            self._lap = self.clock.monotonic()
+        if self.upkeep is not None:
+            self.upkeep.enter(phase)
 
     def _took(self, stage: str) -> None:
         now = self.clock.monotonic()
         self.parts.metrics.observe_step(stage, now - self._lap)
         self.stage_s[stage] += now - self._lap
         self._lap = now
+
+
+def entry_of(lineage: str, considered: Considered, notes: Notes) -> Entry:
+    """Return the journal entry of a micro-batch."""
+    return Entry(
+        lineage,
+        considered.plan,
+        considered.ranges,
+        tuple(notes.gains),
+        tuple(notes.dropped),
+        tuple(sorted(notes.rewound.items())),
+        tuple(notes.skipped),
+        notes.begun_from,
+    )
+
+
+__all__: Sequence[str] = ["Pipeline", "StepReport", "entry_of"]

@@ -101,6 +101,32 @@ class Source(Protocol):
         """Leave the group and release the connection; safe to call twice."""
 
 
+class GroupSource(Source, Protocol):
+    """A source whose partitions come and go with a group: what a live worker reads from."""
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each assigned partition."""
+
+    def hold(self, *, held: bool) -> None:
+        """While held, `poll` returns no records but keeps the membership alive and lets rebalances happen."""
+
+
+class Past(Protocol):
+    """What was written before: read by range, without a group, committed records only."""
+
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """Return the first offset that is still held, and the end of what is committed now."""
+
+    def read(self, span: OffsetRange) -> Sequence[Record]:
+        """Return all records of a range. Raises InputTruncated where its beginning is no longer held."""
+
+    def trim(self, partition: TopicPartition, before: int) -> None:
+        """Delete what lies before an offset. Raises TransientError or AccessError."""
+
+    def close(self) -> None:
+        """Release the connections; safe to call twice."""
+
+
 class Sink(Protocol):
     """Where outputs and the progress of the source go, together."""
 

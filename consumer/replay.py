@@ -9,35 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consumer.account import Account, require_report_extra, summary_of
+from consumer.as_run import AsRun, replay_as_run
+from consumer.begin import begin_from
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
-from consumer.errors import ConfigError, UsageError
+from consumer.errors import UsageError
 from consumer.file_io import open_source, shuffle_ties
 from consumer.health import HealthState
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.pipeline import Pipeline
 from consumer.progress import Progress
-from consumer.report import write_report
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
-from consumer.summary import Seconds, build_summary
-from consumer.track import Track
+from consumer.summary import Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from consumer.ports import Batch, Clock, Output, Source
     from consumer.settings import Settings
-    from incremental.drift import Detection
 
 TOPIC_PREFIX = "topic:"
-INIT_SECTIONS = ("model", "learning", "prediction", "history")
-"""Settings that must agree with those of the state that is begun from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,8 @@ class ReplayOptions:
     save: Path | None = None
     init: Path | None = None
     report: Path | None = None
+    as_run: bool = False
+    to_batch: int | None = None
     progress: bool = False
 
 
@@ -72,6 +71,8 @@ def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = Non
     """Run the whole source through the pipeline; returns the summary of version 1."""
     clock = clock or SystemClock()
     _check_options(options)
+    if options.as_run:
+        return _as_run(settings, options, clock)
     source = _source(settings, options, clock)
     try:
         return _run(settings, options, source, clock)
@@ -85,8 +86,33 @@ def _check_options(options: ReplayOptions) -> None:
     ranged = (options.from_offset, options.to_offset, options.from_datetime, options.to_datetime)
     if not is_topic and any(bound is not None for bound in ranged):
         raise UsageError("offsets and times select from a topic (topic:NAME); of a file, --limit reads the first part")
-    if options.report is not None and find_spec("matplotlib") is None:
-        raise ConfigError("--report draws with matplotlib: pip install 'tidemill[report]'")
+    if options.as_run:
+        others = (options.limit, options.freeze_after, options.report, options.shuffle_ties or None)
+        if not is_topic or any(other is not None for other in (*ranged, *others)):
+            raise UsageError(
+                "--as-run redoes a journal (topic:NAME): it takes --to-batch, --init, --save and --json only"
+            )
+    elif options.to_batch is not None:
+        raise UsageError("--to-batch goes with --as-run")
+    require_report_extra(options.report)
+
+
+def _as_run(settings: Settings, options: ReplayOptions, clock: Clock) -> dict[str, Any]:
+    """Redo the journal of the settings' lineage into fresh parts; the state folder is read only."""
+    from consumer.kafka_io import KafkaPast  # noqa: PLC0415 - a file needs no Kafka client
+
+    store = None if options.save is None else FolderStore(options.save)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
+    kept = Snapshots(FolderStore(settings.snapshot.dir), parts.lineage, identity(settings), settings.snapshot.keep)
+    past, begin = KafkaPast(settings, clock), clock.monotonic()
+    try:
+        replay_as_run(settings, parts, kept, past, AsRun(options.to_batch, options.init))
+    finally:
+        past.close()
+    if store is not None:
+        Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep).save(parts.image(0))
+    total_s = clock.monotonic() - begin
+    return summary_of(settings, parts, parts.events, [], Seconds(0.0, 0.0, total_s))
 
 
 def _source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:
@@ -114,53 +140,21 @@ def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
 
 
 def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
-    snapshots = None
-    if options.save is not None:
-        snapshots = Snapshots(FolderStore(options.save), "replay", identity(settings), settings.snapshot.keep)
-    health = HealthState(clock, settings.metrics.live_after_s)
-    parts = Parts(settings, Metrics(clock), health, clock, snapshots)
+    store = None if options.save is None else FolderStore(options.save)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     parts.freeze_after = options.freeze_after
     if options.init is not None:
         begin_from(parts, options.init, settings)
     pipeline = Pipeline(settings, source, Discard(), parts, clock)
-    begin = clock.monotonic()
-    track = Track(pipeline, clock)
-    detections: list[Detection] = []
+    account = Account(clock)
     with Progress(enabled=options.progress, total=options.limit or getattr(source, "total", None)) as progress:
         while not source.drained and (options.limit is None or pipeline.records < options.limit):
             report = pipeline.step(None if options.limit is None else options.limit - pipeline.records)
-            detections += report.detections
-            track.note()
+            account.note(pipeline, report)
             progress.show(pipeline)
-    total_s = clock.monotonic() - begin
-    parts.save()
-    summary = _summary(settings, pipeline, detections, total_s)
+    summary = account.summary(settings, pipeline)
+    if store is not None:
+        Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep).save(parts.image(0))
     if options.report is not None:
-        write_report(summary, track.series(), options.report)
+        account.write_report(summary, options.report)
     return summary
-
-
-def begin_from(parts: Parts, folder: Path, settings: Settings) -> None:
-    """Take over what was learned from the newest snapshot in a folder. Raises UsageError where there is none."""
-    if not folder.is_dir():
-        raise UsageError(f"--init {folder}: there is no such folder")
-    snapshots = Snapshots(FolderStore(folder), parts.lineage, identity(settings), settings.snapshot.keep)
-    snapshot = snapshots.newest(sections=INIT_SECTIONS)
-    if snapshot is None:
-        raise UsageError(f"--init {folder}: there is no snapshot in it; `tidemill replay SOURCE --save DIR` makes one")
-    parts.restore(snapshot)
-
-
-def _summary(settings: Settings, pipeline: Pipeline, detections: list[Detection], total_s: float) -> dict[str, Any]:
-    parts, stage_s = pipeline.parts, pipeline.stage_s
-    return build_summary(
-        events=pipeline.events,
-        users=parts.histories.users,
-        items=parts.model.items.size,
-        scored=parts.evaluation.prequential.scored,
-        result=parts.evaluation.prequential.result(),
-        detections=detections,
-        seconds=Seconds(stage_s["predict"], stage_s["learn"], total_s),
-        rejected=parts.rejected,
-        settings=settings,
-    )

@@ -68,7 +68,11 @@ class TopicSettings(Section):
     dead_letters: str = Field("dead-letters", json_schema_extra=OPERATIONAL)
     """Where records go that cannot become events, as they were."""
     drift: str = Field("drift", json_schema_extra=OPERATIONAL)
-    """Where it is written that drift was detected, and what was done."""
+    """Changes that were noticed, and what was done about them."""
+    journal: str = Field("journal", json_schema_extra=IDENTITY)
+    """One small record per micro-batch, from which a worker's state can be redone."""
+    journal_partition: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra=IDENTITY)
+    """The partition of the journal that belongs to this worker alone."""
 
 
 class InputSettings(Section):
@@ -96,7 +100,7 @@ class InputSettings(Section):
     """Records over which `max_bad_share` is judged."""
     max_bad_run: Count = Field(500, json_schema_extra=OPERATIONAL)
     """Stop when so many records in a row were rejected."""
-    max_record_bytes: Count = Field(1_000_000, json_schema_extra=OPERATIONAL)
+    max_record_bytes: Count = Field(1_000_000, json_schema_extra=IDENTITY)
     """A larger record becomes an empty dead letter with its size and hash in the headers."""
 
 
@@ -129,8 +133,36 @@ class SnapshotSettings(Section):
     """A folder; made when it is missing."""
     keep: Count = Field(3, json_schema_extra=OPERATIONAL)
     """Newest snapshots kept."""
-    every_batches: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra=OPERATIONAL)
-    """Also save after so many micro-batches; 0: only when the worker stops."""
+    every_s: Positive = Field(30.0, json_schema_extra=OPERATIONAL)
+    """Save this often, in the background; also when the worker stops. What came after is redone from the journal."""
+
+
+class RecoverySettings(Section):
+    """What to do where state and input do not join."""
+
+    on_rewind: Literal["stop", "emit_only"] = Field("stop", json_schema_extra=OPERATIONAL)
+    """Committed offsets behind what was learned (someone reset them): stop, or predict again without learning."""
+    on_truncation: Literal["stop", "earliest"] = Field("stop", json_schema_extra=OPERATIONAL)
+    """The input no longer holds what must be redone: stop, or go on without it."""
+    journal_keep: Literal["snapshots", "all"] = Field("snapshots", json_schema_extra=OPERATIONAL)
+    """The journal is kept from the oldest snapshot kept on, or whole."""
+    slice_s: Positive = Field(1.0, json_schema_extra=OPERATIONAL)
+    """Recovery looks after the group membership this often."""
+    max_fold_events: Count = Field(1_000_000, json_schema_extra=IDENTITY)
+    """Events of a gained partition that are read again, at most, where no snapshot has its histories."""
+    attempts: Count = Field(5, json_schema_extra=OPERATIONAL)
+    """Recoveries in a row, without a commit between them, before the process ends (exit 75)."""
+
+
+class WatchdogSettings(Section):
+    """Ends a process that hangs: no transaction call of the client has a timeout of its own."""
+
+    enabled: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Whether a hang ends the process."""
+    commit_s: Positive = Field(12.0, json_schema_extra=OPERATIONAL)
+    """Longest time for one commit; more than twice `kafka.request_timeout_ms`."""
+    step_s: Positive = Field(120.0, json_schema_extra=OPERATIONAL)
+    """Longest time for any other part of a step, or for a slice of recovery."""
 
 
 class MetricsSettings(Section):
@@ -168,5 +200,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     worker: WorkerSettings = WorkerSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()

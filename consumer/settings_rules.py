@@ -28,6 +28,8 @@ def _sizes(settings: Settings) -> Iterator[str]:
     model, history, prediction = settings.model, settings.history, settings.prediction
     if model.dim % model.heads:
         yield f"model.dim = {model.dim}: must be a multiple of model.heads = {model.heads}"
+    elif (model.dim // model.heads) % 2:
+        yield f"model.dim = {model.dim}: must be an even multiple of model.heads = {model.heads}"
     if model.context > history.length:
         yield f"model.context = {model.context}: must be at most history.length = {history.length}"
     if prediction.top_k > model.proposals:
@@ -35,7 +37,7 @@ def _sizes(settings: Settings) -> Iterator[str]:
 
 
 def _topics(settings: Settings) -> Iterator[str]:
-    topics = dict(settings.topics)
+    topics = {key: name for key, name in settings.topics if isinstance(name, str)}
     for key, name in topics.items():
         if not _TOPIC.fullmatch(name) or name in {".", ".."}:
             yield f"topics.{key} = {name!r}: must be 1 to 249 letters, digits, dots, underscores or hyphens"

@@ -1,8 +1,9 @@
-"""Snapshots: the worker's state as of one micro-batch, in safetensors and JSON, complete by its manifest.
+"""Snapshots: a lineage's state as of one micro-batch, in safetensors and JSON, complete by its manifest.
 
-A snapshot is a folder `snapshot-<batch>` with one pair of files per part and `manifest.json`, which holds the SHA-256
-of each and is written last: without it there is no snapshot. The newest one that is valid wins; older ones are kept
-as the settings say. Nothing in it is executable: no pickle.
+A snapshot is a folder `<lineage>/snapshot-<batch>` (`…-001` and so on where there is one of that micro-batch already)
+with one pair of files per part and `manifest.json`, which holds the SHA-256 of each and is written last: without it
+there is no snapshot. The newest one that is valid wins; older ones are kept as the settings say. Nothing in it is
+executable: no pickle.
 
 Parts: `worker` (model, learner, rehearsal, drift monitor, decoder) and `histories-<n>`, one per partition, by keys of
 ids. Item and type ids are in the worker's JSON, user ids nowhere.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
@@ -24,13 +26,18 @@ from consumer.ports import TopicPartition
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from consumer.ports import StateStore
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 WORKER = "worker"
+
+
+def _encoded(state: State) -> bytes:
+    """Return the arrays as safetensors, which writes strided ones as they lie in memory: they are laid out first."""
+    return bytes(save_arrays({name: np.asarray(array, order="C") for name, array in state.arrays.items()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +50,19 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One valid snapshot; parts are read and checked when they are asked for."""
+    """One snapshot with a readable manifest; parts are read, and checked, when they are asked for.
+
+    `journal_offset` is the offset behind the last journal record that it contains.
+    """
 
     name: str
     batch: int
     lineage: str
+    journal_offset: int
     identity: Mapping[str, Any]
     positions: Mapping[TopicPartition, Position]
     files: Mapping[str, Mapping[str, Any]]
+    manifest_sha256: str
     store: StateStore
 
     def worker(self) -> State:
@@ -60,6 +72,16 @@ class Snapshot:
     def histories(self, partition: TopicPartition) -> State:
         """Return the histories of a partition that `positions` names."""
         return self._part(self.positions[partition].part)
+
+    def parts(self) -> Iterator[tuple[str, State]]:
+        """Yield all parts by name: `worker`, then the histories by topic and partition."""
+        yield WORKER, self.worker()
+        for partition in sorted(self.positions):
+            yield f"{partition.topic}-{partition.partition}", self.histories(partition)
+
+    def size_bytes(self) -> int:
+        """Return the size of all parts."""
+        return sum(int(file["bytes"]) for file in self.files.values())
 
     def _part(self, part: str) -> State:
         return State(self._arrays(part), orjson.loads(self._file(f"{part}.json")))
@@ -82,59 +104,84 @@ class Snapshot:
             self._file(name)
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Everything a snapshot will hold, copied between two steps so that it can be written while they go on."""
+
+    batch: int
+    journal_offset: int
+    worker: State
+    histories: Mapping[TopicPartition, tuple[State, int]]
+
+
 class Snapshots:
-    """The snapshots of one store."""
+    """The snapshots of one store; this lineage's are written and kept, those of others are read."""
 
     def __init__(self, store: StateStore, lineage: str, identity: Mapping[str, Any], keep: int) -> None:
-        self._store, self._lineage, self._identity, self._keep = store, lineage, dict(identity), keep
+        self.store, self.lineage = store, lineage
+        self._identity, self._keep = dict(identity), keep
 
-    def save(self, batch: int, worker: State, histories: Mapping[TopicPartition, tuple[State, int]]) -> int:
+    def save(self, image: Image) -> int:
         """Write a snapshot and drop those beyond the number kept; returns its size in bytes.
+
+        1. The parts are written, each durably.
+        2. The manifest is written: from now on it is a snapshot.
+        3. Snapshots beyond the number kept go, each beginning with its manifest.
 
         Raises StateError where the store refuses; an unfinished snapshot has no manifest and counts for nothing.
         """
-        name = f"snapshot-{batch:012d}"
-        parts = {WORKER: worker}
+        name = self._free_name(image.batch)
+        parts = {WORKER: image.worker}
         positions = []
-        for index, (partition, (state, next_offset)) in enumerate(sorted(histories.items())):
+        for index, (partition, (state, next_offset)) in enumerate(sorted(image.histories.items())):
             parts[f"histories-{index}"] = state
             positions.append([*partition, f"histories-{index}", next_offset])
         files: dict[str, dict[str, Any]] = {}
-        for part, state in parts.items():
-            files |= self._write(name, f"{part}.safetensors", save_arrays(state.arrays))
+        for part, state in parts.items():  # 1
+            files |= self._write(name, f"{part}.safetensors", _encoded(state))
             files |= self._write(name, f"{part}.json", orjson.dumps(state.values))
         manifest = {
             "format": FORMAT,
-            "batch": batch,
-            "lineage": self._lineage,
+            "batch": image.batch,
+            "lineage": self.lineage,
+            "journal_offset": image.journal_offset,
             "identity": self._identity,
             "positions": positions,
             "files": files,
         }
-        self._store.write(f"{name}/{MANIFEST}", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-        self._drop_old(name)
+        self.store.write(f"{name}/{MANIFEST}", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))  # 2
+        self._drop_old()  # 3
         return sum(int(file["bytes"]) for file in files.values())
 
+    def _free_name(self, batch: int) -> str:
+        """Return a name that no snapshot has: journals name them by their hash, and half of another is no snapshot."""
+        first = name = f"{self.lineage}/snapshot-{batch:012d}"
+        taken, number = set(self.names()), 0
+        while name in taken:
+            number += 1
+            name = f"{first}-{number:03d}"
+        return name
+
     def _write(self, folder: str, name: str, data: bytes) -> dict[str, Any]:
-        self._store.write(f"{folder}/{name}", data)
+        self.store.write(f"{folder}/{name}", data)
         return {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}}
 
-    def _drop_old(self, newest: str) -> None:
-        complete = [name for name in self.names() if name <= newest]
-        for old in complete[: -self._keep]:
-            self._store.delete(f"{old}/{MANIFEST}")  # first: what is left is no snapshot any more
-            for file in self._store.names(f"{old}/"):
-                self._store.delete(file)
+    def _drop_old(self) -> None:
+        for old in self.names()[: -self._keep]:
+            self.store.delete(f"{old}/{MANIFEST}")
+            for file in self.store.names(f"{old}/"):
+                self.store.delete(file)
 
-    def names(self) -> list[str]:
-        """Return the names of all complete snapshots, the oldest first."""
-        return [name.removesuffix(f"/{MANIFEST}") for name in self._store.names() if name.endswith(f"/{MANIFEST}")]
+    def names(self, *, everyone: bool = False) -> list[str]:
+        """Return the names of this lineage's complete snapshots, or of everyone's; each lineage's oldest first."""
+        found = self.store.names("" if everyone else f"{self.lineage}/")
+        return sorted(name.removesuffix(f"/{MANIFEST}") for name in found if name.endswith(f"/{MANIFEST}"))
 
-    def newest(self, complaints: list[str] | None = None, sections: Sequence[str] = ()) -> Snapshot | None:
-        """Return the newest snapshot that is whole; None where there is no snapshot at all.
+    def newest(self, complaints: list[str] | None = None) -> Snapshot | None:
+        """Return this lineage's newest snapshot that is whole; None where there is no snapshot at all.
 
         What is wrong with newer ones is added to `complaints`. Raises StateError where snapshots exist and none can
-        be used, or the newest whole one was made with other identity settings (of `sections`, where given).
+        be used, or the newest whole one was made with other identity settings.
         """
         problems: list[str] = []
         for name in reversed(self.names()):
@@ -146,16 +193,41 @@ class Snapshots:
                 continue
             if complaints is not None:
                 complaints.extend(problems)
-            self._check_identity(snapshot, sections)
+            self.check_identity(snapshot)
             return snapshot
         if problems:
             raise StateError("no snapshot can be used: " + "; ".join(problems))
         return None
 
+    def holding(self, partition: TopicPartition, at_most: int) -> Snapshot | None:
+        """Return the snapshot, whoever wrote it, whose histories of a partition go furthest but not past `at_most`.
+
+        Damaged ones are passed over.
+        """
+        best: Snapshot | None = None
+        for name in self.names(everyone=True):
+            try:
+                snapshot = self.open(name)
+                position = snapshot.positions.get(partition)
+                if position is None or position.next_offset > at_most:
+                    continue
+                if best is None or position.next_offset > best.positions[partition].next_offset:
+                    snapshot.histories(partition)
+                    best = snapshot
+            except StateError:
+                continue
+        return best
+
+    def oldest_journal_offset(self) -> int | None:
+        """Return up to where the journal is not needed any more: that of the oldest snapshot kept."""
+        names = self.names()
+        return self.open(names[0]).journal_offset if names else None
+
     def open(self, name: str) -> Snapshot:
-        """Read one manifest. Raises StateError where it is damaged or of another format."""
+        """Read one manifest. Raises StateError where it is missing, damaged or of another format."""
+        data = self.store.read(f"{name}/{MANIFEST}")
         try:
-            manifest = orjson.loads(self._store.read(f"{name}/{MANIFEST}"))
+            manifest = orjson.loads(data)
             if manifest["format"] != FORMAT:
                 raise StateError(f"{name} has format {manifest['format']}, this version reads {FORMAT}")
             positions = {
@@ -166,15 +238,18 @@ class Snapshots:
                 name,
                 manifest["batch"],
                 manifest["lineage"],
+                manifest["journal_offset"],
                 manifest["identity"],
                 positions,
                 manifest["files"],
-                self._store,
+                sha256(data).hexdigest(),
+                self.store,
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"{name}/{MANIFEST} is damaged: {error}") from error
 
-    def _check_identity(self, snapshot: Snapshot, sections: Sequence[str]) -> None:
+    def check_identity(self, snapshot: Snapshot, sections: Sequence[str] = ()) -> None:
+        """Raise StateError where a snapshot was made with other identity settings (of `sections`, where given)."""
         changed = sorted(
             key
             for key in snapshot.identity.keys() | self._identity.keys()
@@ -184,5 +259,5 @@ class Snapshots:
         if changed:
             raise StateError(
                 f"{snapshot.name} was made with other settings of {', '.join(changed)}: set them back, or start a new "
-                "lineage with another snapshot.dir (--init takes over what was learned where the model is the same)"
+                "lineage (another kafka.instance; --init takes over what was learned where the model is the same)"
             )

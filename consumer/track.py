@@ -17,23 +17,23 @@ POINTS = 512
 class Track:
     """Speed, mixture weights and recent hit rates at evenly spaced places of the stream."""
 
-    def __init__(self, pipeline: Pipeline, clock: Clock) -> None:
-        self._pipeline, self._clock = pipeline, clock
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._every = 1024
         self._events, self._time = 0, clock.monotonic()
         self._speed: list[tuple[int, float]] = []
         self._weights: list[tuple[int, dict[str, float]]] = []
         self._hits: list[tuple[int, dict[str, float]]] = []
 
-    def note(self) -> None:
+    def note(self, pipeline: Pipeline) -> None:
         """Take a note where it is time for one."""
-        events = self._pipeline.events
+        events = pipeline.events
         if events - self._events < self._every:
             return
         now = self._clock.monotonic()
-        prequential = self._pipeline.parts.evaluation.prequential
+        prequential = pipeline.parts.evaluation.prequential
         self._speed.append((events, (events - self._events) / max(now - self._time, 1e-9)))
-        self._weights.append((events, self._pipeline.parts.model.mixture.overall()))
+        self._weights.append((events, pipeline.parts.model.mixture.overall()))
         self._hits.append(
             (events, {name: m["hr@10"] for name in prequential.methods if (m := prequential.recent(name))})
         )

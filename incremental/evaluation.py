@@ -27,7 +27,7 @@ class Evaluation:
     def __init__(
         self, settings: EvaluationSettings, components: list[str], history_length: int, epsilon: float
     ) -> None:
-        self._components = components
+        self._components, self._epsilon = components, epsilon
         self._baselines = Baselines(history_length, epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
         self.drift = DriftMonitor()
@@ -51,6 +51,7 @@ class Evaluation:
 
     def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
         items, types, times = self._baselines.observe(observed) if self._baselines else ({}, {}, {})
+        items = {name: self._charged_alike(outcomes, observed, scores.unknown) for name, outcomes in items.items()}
         items = {OURS: ItemOutcomes(scores.rank_B, scores.log_prob_B)} | items
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
@@ -58,6 +59,16 @@ class Evaluation:
         times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
         return Outcomes(observed.kind_B, items, emitted, types, times)
+
+    def _charged_alike(self, baseline: ItemOutcomes, observed: Observed, unknown: float) -> ItemOutcomes:
+        """Let a baseline keep the model's share for `unknown`: nobody wins log-loss by guessing how often that comes.
+
+        Probabilities of known items are scaled by one minus that share, as the components' are.
+        """
+        floor = self._epsilon / (observed.support + 1)
+        known_B = (1.0 - unknown) * (np.exp(baseline.log_prob_B) - floor) + floor
+        p_B = np.where(observed.admitted_B, known_B, (1.0 - self._epsilon) * unknown + floor)
+        return ItemOutcomes(baseline.rank_B, np.log(p_B))
 
     def state(self) -> State:
         """Return the drift monitor; the sums begin anew with the process."""

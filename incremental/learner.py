@@ -69,11 +69,21 @@ class Learner:
             self.repeats.exclude,
         )
 
+    def plan_nothing(self) -> LearnPlan:
+        """Return the plan of a micro-batch without events: it has a number, and nothing is learned."""
+        batch = self.batch + 1
+        return LearnPlan(batch, False, 0.0, 0, seed_for(self.seed, batch, "learn"), self.repeats.exclude)
+
+    def pass_over(self, plan: LearnPlan) -> Learned:
+        """Count a micro-batch of which nothing is learned."""
+        self.batch = plan.batch
+        return Learned(0, 0, 0, 0, None)
+
     def learn(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> Learned:
         """Do what the plan says; the only place where what predicts is changed."""
-        self.batch = plan.batch
         if not plan.learn:
-            return Learned(0, 0, 0, 0, None)
+            return self.pass_over(plan)
+        self.batch = plan.batch
         kept = np.flatnonzero(contexts.learn_B)
         admitted, evicted = self._admit(contexts, kept, plan)
         self._count(contexts, scores, kept)
@@ -83,7 +93,7 @@ class Learner:
         loss = self.model.transformer.learn(batches, step_of(plan, self.settings))
         self.rehearsal.add(contexts)
         self.events += len(kept)
-        self.steps += loss.applied
+        self.steps += loss is not None and loss.applied
         return Learned(len(kept), 0 if rehearsed is None else len(rehearsed.length_R), admitted, evicted, loss)
 
     def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:

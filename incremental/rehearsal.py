@@ -111,6 +111,7 @@ class Rehearsal:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         n = len(state.arrays["length"])
+        self._length[n:], self._first[n:], self._user[n:] = 0, 0, 0
         for name in (*COLUMNS, "length", "first", "user"):
             getattr(self, f"_{name}")[:n] = state.arrays[name]
         self._open = {int(user): int(slot) for user, slot in state.arrays["open"]}

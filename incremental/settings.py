@@ -20,9 +20,9 @@ class LearningSettings(Section):
     """The rate falls as (1 + step / this) ** -0.5 ..."""
     learning_rate_floor: Share = Field(0.25, json_schema_extra=OPERATIONAL)
     """... down to this share of the peak: a stream never ends."""
-    gradient_clip: Positive = Field(1.0, json_schema_extra=OPERATIONAL)
+    gradient_clip: Positive = Field(1.0, json_schema_extra=IDENTITY)
     """Largest norm of the gradient of the network's body."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, json_schema_extra=OPERATIONAL)
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, json_schema_extra=IDENTITY)
     """Decoupled weight decay of the network's body."""
     negatives: Count = Field(2048, json_schema_extra=IDENTITY)
     """Sampled items that each target is told apart from; all items where there are no more than this."""

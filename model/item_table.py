@@ -50,13 +50,19 @@ class ItemTable:
         self._steps = torch.cat([self._steps, torch.zeros(more)])
 
     def start(self, row: int, context: Sequence[int], generator: torch.Generator) -> None:
-        """Give a newly admitted row its first embedding: near the mean of its context rows, where it has any."""
+        """Give a newly admitted row its first embedding: near the mean of its context rows, where it has any.
+
+        A context row that is admitted in the same micro-batch but not started yet says nothing.
+        """
         self._reserve(row + 1)
         noise = torch.randn(self.dim, generator=generator) * INIT_SCALE
-        known = [other for other in context if other not in (UNKNOWN, row)]
+        known = [other for other in context if other != row and self._is_live(other)]
         mean = self.weight[known].mean(dim=0) * CONTEXT_SHARE + 0.5 * noise if known else noise
         self.weight[row] = mean
         self.bias[row] = 0.0
+
+    def _is_live(self, row: int) -> bool:
+        return row < len(self.bias) and bool(self.bias[row] > -torch.inf)
 
     def evict(self, rows: Sequence[int]) -> None:
         """Clear rows: embedding, bias and optimizer state."""

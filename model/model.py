@@ -79,8 +79,8 @@ class Model:
 
     @property
     def smoothing(self) -> Smoothing:
-        """How components are smoothed now."""
-        return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate)
+        """How components are smoothed now; with nothing admitted all they can say is `unknown`."""
+        return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate if self.items.size else 1.0)
 
     @property
     def memories(self) -> list[Memory]:

@@ -88,6 +88,7 @@ class PopularityView:
         width, n = n, min(n, MOST)
         q = self._q[1:]
         best = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
+        best = best[q[best] > 0.0]  # a row that is free, or not counted yet, is nobody's guess
         top = (best[np.lexsort((best, -q[best]))][:n] + 1).astype(np.int32)
         rows, p = np.zeros(width, np.int32), np.zeros(width, np.float32)
         rows[: len(top)] = top

@@ -51,6 +51,7 @@ class Scores:
     gap_quantiles_B3: Float64
     repeat_B: Bool
     support: int  # admitted items when the micro-batch was scored
+    unknown: float  # the rate of items that are not admitted, as of then
     views: Views
     candidates: Candidates
     column_B: Int64  # the target's place among the candidates of its state, -1 where it is not there
@@ -155,6 +156,7 @@ class Predictor:
             gap_Q3[before],
             repeat_B,
             self.model.items.size,
+            self.model.unknown.rate,
             views,
             ranking.candidates,
             column_B,
@@ -174,7 +176,10 @@ class Predictor:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""
         published = contexts.emitted_BK.any(axis=1)
         emitted = rank_in(contexts.emitted_BK, contexts.event_item_B)
-        in_batch = contexts.state_position_Q[contexts.before_B] >= contexts.new_R[contexts.event_row_B]
+        goes_on_R = np.ones(len(contexts.user_R), np.bool_)  # rows that go on where an earlier one of the user ended
+        goes_on_R[np.unique(contexts.user_R, return_index=True)[1]] = False
+        row_B, position_B = contexts.event_row_B, contexts.state_position_Q[contexts.before_B]
+        in_batch = (position_B >= contexts.new_R[row_B]) | goes_on_R[row_B]
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)
 
     def _publish(

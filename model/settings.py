@@ -34,7 +34,7 @@ class ModelSettings(Section):
     """Attention heads."""
     context: Count = Field(48, json_schema_extra=IDENTITY)
     """Events of a user that the transformer looks back over; at most `history.length`."""
-    dropout: Share = Field(0.2, json_schema_extra=IDENTITY)
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.2, json_schema_extra=IDENTITY)
     """Dropout while learning."""
     max_items: Annotated[int, Field(ge=16)] = Field(1_000_000, json_schema_extra=IDENTITY)
     """Items in the vocabulary; when full, the item unseen for longest makes room."""
@@ -56,14 +56,14 @@ class ModelSettings(Section):
     """Components to do without, for measuring what each is worth."""
     epsilon: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, json_schema_extra=IDENTITY)
     """Share of every component's probability that is spread evenly over the admitted items and `unknown`."""
-    proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=OPERATIONAL)
+    proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=IDENTITY)
     """Candidates that each component proposes for a state."""
 
 
 class PredictionSettings(Section):
     """What is published."""
 
-    top_k: Annotated[int, Field(ge=1, le=100)] = Field(10, json_schema_extra=OPERATIONAL)
+    top_k: Annotated[int, Field(ge=1, le=20)] = Field(10, json_schema_extra=OPERATIONAL)
     """Items in a prediction."""
     exclude_seen: Literal["auto", "on", "off"] = Field("auto", json_schema_extra=IDENTITY)
     """Leave out the items in the user's history. `auto`: off for the first 10,000 scored events, then on where

@@ -103,8 +103,11 @@ class Transformer:
             h_QD[asked] = h_RLD[place_R[row_Q[asked]], token_Q[asked]]
         return h_QD
 
-    def learn(self, batches: Sequence[Sequences], step: LearningStep) -> Loss:
-        """One optimizer step on all targets of `batches`; changes nothing where a loss or gradient is not finite."""
+    def learn(self, batches: Sequence[Sequences], step: LearningStep) -> Loss | None:
+        """One optimizer step on all targets of `batches`; changes nothing where a loss or gradient is not finite.
+
+        None where no target is one that a head could learn: unknown items, a single type, no times.
+        """
         generator = torch.Generator().manual_seed(step.seed)
         draw = np.random.default_rng(step.seed)
         batch = joined(batches)
@@ -115,6 +118,8 @@ class Transformer:
         bias = self.table.bias[torch.from_numpy(candidates.astype(np.int64))].requires_grad_()
         h_PD = self._forward(batch, rows, leaf, generator)
         losses = self._losses(h_PD, targets, leaf, rows, bias, candidates, log_q)
+        if all(loss is None for loss in losses):
+            return None
         total = sum(
             (
                 weight * loss
@@ -123,7 +128,7 @@ class Transformer:
             ),
             torch.zeros(()),
         )
-        applied = len(targets.items) > 0 and self._apply(total, rows, leaf, candidates, bias, step)
+        applied = self._apply(total, rows, leaf, candidates, bias, step)
         item, kind, time = (float("nan") if loss is None else float(loss.detach()) for loss in losses)
         return Loss(item, kind, time, len(targets.items), applied)
 

@@ -1,4 +1,4 @@
-"""What all test folders share: a real broker, started only when a test asks for it."""
+"""What all test folders share: a real broker, started only when a test asks for it, one for the whole session."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from deploy.any_broker import BrokerHandle, any_broker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_USED = pytest.StashKey[BrokerHandle]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    handle = config.stash.get(_USED, None)
+    if handle is not None:
+        terminalreporter.write_line(f"integration tests used a {handle.kind} broker at {handle.bootstrap_servers}")
+
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[BrokerHandle]:
+def broker(request: pytest.FixtureRequest) -> Iterator[BrokerHandle]:
     """A broker that others may use at the same time: take unique names."""
     with any_broker() as handle:
+        request.config.stash[_USED] = handle
         yield handle

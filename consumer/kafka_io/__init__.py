@@ -13,6 +13,7 @@ from consumer.kafka_io.admin import (
     topic_rights,
 )
 from consumer.kafka_io.options import connection_options
+from consumer.kafka_io.past import KafkaPast
 from consumer.kafka_io.range_source import Bound, KafkaRangeSource, read_last
 from consumer.kafka_io.sink import KafkaSink
 from consumer.kafka_io.source import KafkaSource
@@ -20,6 +21,7 @@ from consumer.kafka_io.writer import KafkaWriter
 
 __all__ = [
     "Bound",
+    "KafkaPast",
     "KafkaRangeSource",
     "KafkaSink",
     "KafkaSource",

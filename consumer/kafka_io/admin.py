@@ -107,6 +107,13 @@ def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[Top
     return {TopicPartition(*tp): max(last[tp] - committed.get(tp, first[tp]), 0) for tp in tps}
 
 
+def delete_before(settings: Settings, partition: TopicPartition, offset: int, clock: Clock) -> None:
+    """Delete the records of a partition before an offset. Raises TransientError or AccessError."""
+    doing = f"deleting records of {partition.topic}-{partition.partition}"
+    with _admin(settings.kafka, clock) as admin:
+        retry(lambda: admin.delete_records({KafkaPartition(*partition): offset}), doing, clock, within_s=_LOOKUP_S)
+
+
 def check_transactions(settings: Settings, *, clock: Clock | None = None) -> None:
     """Ask the broker about the worker's transactional id; changes nothing. Raises AccessError where it may not be used."""
     transactional_id = transactional_options(settings.kafka)["transactional_id"]

@@ -1,4 +1,4 @@
-"""Settings become options of kafka-python. The numbers are those that were measured to work (README, Kafka)."""
+"""Settings become options of kafka-python. The numbers were measured on a real broker."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class KafkaSink:
         self._source = source
         self._flush_s = 3 * settings.kafka.request_timeout_ms / 1000
         self._void: VoidStateError | None = None
-        require_topics(settings.kafka, [topics.predictions, topics.dead_letters, topics.drift], clock)
+        require_topics(settings.kafka, [topics.predictions, topics.dead_letters, topics.drift, topics.journal], clock)
         options = transactional_options if self._exactly_once else producer_options
         self._producer: Any = connect(KafkaProducer, options(settings.kafka), settings.kafka, clock)
         if self._exactly_once:

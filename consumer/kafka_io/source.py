@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.errors import LostPartitions, UnknownOutcome
+from consumer.errors import LostPartitions, TransientError, UnknownOutcome
 from consumer.kafka_io.admin import require_topics
 from consumer.kafka_io.client import ConsumerRebalanceListener, KafkaConsumer, KafkaPartition, OffsetAndMetadata
 from consumer.kafka_io.client import errors as k
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 _LOOKUP_S = 30.0
+_TROUBLE_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +32,13 @@ class KafkaSource:
 
     Waits for a broker when it is made (`kafka.broker_wait_s`). Raises BrokerUnavailable, AccessError, or ConfigError
     when the topic is missing. With `until_end` it is drained once every assigned partition has reached the end it had
-    when it was first assigned.
+    when it was first assigned. After Fenced, LostPartitions or StateError it raises the same again: make a new one.
 
     How a rebalance goes:
     1. The client's callbacks, which run on its I/O thread inside `poll`, only note what was assigned.
     2. A poll that saw a new assignment returns no records; whatever the client had fetched is dropped.
-    3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none.
+    3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none, or from the
+       topic's beginning where `recovery.on_truncation` lets go of what retention has passed by.
     4. A kept partition whose committed offset has passed our position was read by another member meanwhile, so what
        this worker remembers of it is stale: LostPartitions.
     """
@@ -46,11 +48,14 @@ class KafkaSource:
         self._topic = settings.topics.events
         self._clock = clock
         self._until_end = until_end
+        self._skips_gone = settings.recovery.on_truncation == "earliest"
         self._position: dict[TopicPartition, int] = {}
         self._end: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
         self._joined = False
+        self._held = False
         self._failed: Exception | None = None
+        self._trouble_since: float | None = None
         self._noted = _Noted()
         require_topics(settings.kafka, [self._topic], clock)
         self._consumer: Any = connect(KafkaConsumer, group_consumer_options(settings.kafka), settings.kafka, clock)
@@ -59,18 +64,26 @@ class KafkaSource:
 
     def poll(self, limits: PollLimits) -> Batch:
         """Return the next micro-batch. Also raises Fenced, and StateError where the topic no longer holds the position."""
+        if self._failed is not None:
+            raise self._failed
+        if self._held:
+            self._steer()
         fetched = self._fetch(limits)
+        if self._held and fetched:  # assigned a moment ago, fetched before it could be paused
+            self._rewind(self._position)
+            fetched = {}
         if self._noted.lost:
-            raise LostPartitions(f"the group {self._kafka.group} has removed {self._kafka.instance} as a member")
+            raise self._fail(LostPartitions(f"group {self._kafka.group} has removed the member {self._kafka.instance}"))
         if self._noted.assigned is not None:
-            self._take_over(self._noted.take())
+            self._take_over(self._noted.assigned)
+            self._noted.assigned = None
             return self._empty()
         owner = self._consumer.group_metadata()
         if owner.generation_id < 0 or not owner.member_id:
             self._rewind(self._position)
             return self._empty()
-        ranges = self._ranges(fetched)
-        records = tuple(_record(r) for partition in sorted(fetched) for r in fetched[partition])
+        ranges = () if self._held else self._ranges(fetched)
+        records = tuple(record_of(r) for partition in sorted(fetched) for r in fetched[partition])
         self._position.update({r.partition: r.stop for r in ranges})
         return Batch(records, ranges, frozenset(self._position), owner)
 
@@ -98,18 +111,29 @@ class KafkaSource:
             return False
         return all(position >= self._target[tp] for tp, position in self._position.items())
 
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each assigned partition."""
+        return dict(self._position)
+
+    def hold(self, *, held: bool) -> None:
+        """While held, `poll` returns no records but keeps the membership alive: all partitions are paused."""
+        self._held = held
+        self._steer()
+
+    def _steer(self) -> None:
+        assigned = self._consumer.assignment()
+        if assigned:
+            (self._consumer.pause if self._held else self._consumer.resume)(*assigned)
+
     def lag(self) -> Mapping[TopicPartition, int]:
         """Offsets between the position and the end of each assigned partition, as far as the last poll saw."""
-        return {tp: max(self._seen_end(tp) - position, 0) for tp, position in self._position.items()}
+        return {tp: max(self._end[tp] - position, 0) for tp, position in self._position.items()}
 
     def close(self) -> None:
         """Release the connection; safe to call twice. A static member stays in the group until its session times out."""
         self._consumer.close(autocommit=False, timeout_ms=self._kafka.request_timeout_ms)
 
     def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
-        """Poll the client. After an error that is not retriable it would spin for ever: it is not asked again."""
-        if self._failed is not None:
-            raise self._failed
         try:
             polled: dict[Any, list[Any]] = self._consumer.poll(
                 timeout_ms=int(limits.max_wait_s * 1000), max_records=limits.max_records
@@ -119,28 +143,58 @@ class KafkaSource:
                 raise
             return {}  # a group without committed offsets: _take_over decides where to begin
         except k.KafkaError as error:
-            if error.retriable:
-                return {}  # the client goes on trying; an outage looks like an idle topic until the broker is back
-            self._failed = translate(error, f"reading topic {self._topic}")
-            raise self._failed from error
+            if isinstance(error, k.OffsetOutOfRangeError) and self._noted.assigned is not None:
+                return {}  # the client went to the committed offset by itself: _take_over decides whether that stands
+            if not error.retriable:
+                raise self._fail(translate(error, f"reading topic {self._topic}")) from error
+            return self._wait_out(error, limits)
+        self._trouble_since = None
         return polled
+
+    def _wait_out(self, error: k.KafkaError, limits: PollLimits) -> dict[Any, list[Any]]:
+        """Look like an idle topic while the client says that trying again may help. Raises TransientError at the end."""
+        now = self._clock.monotonic()
+        self._trouble_since = now if self._trouble_since is None else self._trouble_since
+        if now - self._trouble_since > _TROUBLE_S:
+            raise TransientError(describe(error, f"reading topic {self._topic}, for {_TROUBLE_S:g} s")) from error
+        self._clock.sleep(limits.max_wait_s)
+        return {}
+
+    def _fail(self, error: Exception) -> Exception:
+        """Note that this source is done for: the client would spin for ever, or go on from positions that are not ours."""
+        self._failed = error
+        return error
 
     def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
         """Steps 3 and 4 of a rebalance."""
         partitions = sorted(assigned)
         committed = {tp: self._committed(tp) for tp in partitions}
         ends = self._lookup(self._consumer.end_offsets, partitions)
-        begin = self._lookup(self._consumer.beginning_offsets, partitions) if self._from_start else ends
+        first = self._lookup(self._consumer.beginning_offsets, partitions)
+        begin = first if self._from_start else ends
         before = self._position
         for tp, offset in committed.items():
             if offset is not None and offset > before.get(tp, offset):
-                raise LostPartitions(f"{tp.topic}-{tp.partition} was read by another member up to offset {offset}")
+                raise self._fail(
+                    LostPartitions(f"{tp.topic}-{tp.partition} was read by another member up to offset {offset}")
+                )
         self._end = ends
         self._target = {tp: self._target.get(tp, ends[tp]) for tp in partitions}
         self._position = {}
-        self._rewind({tp: begin[tp] if offset is None else offset for tp, offset in committed.items()})
+        self._rewind(
+            {tp: begin[tp] if at is None else self._still_there(tp, at, first[tp]) for tp, at in committed.items()}
+        )
         self._joined = True
         log.info("partitions assigned", topic=self._topic, partitions=[tp.partition for tp in partitions])
+
+    def _still_there(self, tp: TopicPartition, committed: int, first: int) -> int:
+        """Where to go on: behind what the topic no longer holds, where the settings say so."""
+        if committed < first and self._skips_gone:
+            log.warning(
+                "the topic no longer holds events that were not read", partition=tp.partition, gone=first - committed
+            )
+            return first
+        return committed
 
     @property
     def _from_start(self) -> bool:
@@ -171,19 +225,20 @@ class KafkaSource:
             self._consumer.seek(KafkaPartition(*tp), offset)
         self._position = {**self._position, **positions}
 
-    def _ranges(self, fetched: Mapping[Any, list[Any]]) -> tuple[OffsetRange, ...]:
-        """What was passed over in this poll: records, and markers of transactions behind the last of them."""
+    def _ranges(self, fetched: Mapping[Any, Any]) -> tuple[OffsetRange, ...]:
+        """What was passed over in this poll: records, and markers of transactions behind the last of them.
+
+        The client's highwater can be older than the records that it hands out: those decide first.
+        """
         ranges = []
         for tp in sorted(self._position):
             start = self._position[tp]
-            if tp in fetched or self._seen_end(tp) > start:
+            self._end[tp] = max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
+            if KafkaPartition(*tp) in fetched or self._end[tp] > start:
                 stop = self._consumer.position(KafkaPartition(*tp), timeout_ms=self._kafka.request_timeout_ms)
                 if stop is not None and stop > start:
                     ranges.append(OffsetRange(tp, start, stop))
         return tuple(ranges)
-
-    def _seen_end(self, tp: TopicPartition) -> int:
-        return max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
 
     def _empty(self) -> Batch:
         return Batch((), (), frozenset(self._position))
@@ -205,16 +260,12 @@ class _Noted(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is un
     def on_partitions_lost(self, lost: Iterable[Any]) -> None:
         self.lost = bool(set(lost))
 
-    def take(self) -> frozenset[TopicPartition]:
-        """Return the new assignment and forget it."""
-        assigned, self.assigned = self.assigned or frozenset(), None
-        return assigned
-
 
 def positions(batch: Batch) -> dict[Any, Any]:
     """The positions after `batch` in the client's words."""
     return {KafkaPartition(*r.partition): OffsetAndMetadata(r.stop, "", -1) for r in batch.ranges}
 
 
-def _record(r: Any) -> Record:
+def record_of(r: Any) -> Record:
+    """Return the client's record as ours."""
     return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))

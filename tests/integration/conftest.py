@@ -1,4 +1,4 @@
-"""A real broker for the tests of this folder, one for the whole session."""
+"""Names, topics and certificates for the tests on a real broker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.any_broker import BrokerHandle, any_broker
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_USED = pytest.StashKey[BrokerHandle]()
+    from deploy.any_broker import BrokerHandle
+
 _HERE = Path(__file__).parent
 
 
@@ -23,20 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.integration)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    handle = config.stash.get(_USED, None)
-    if handle is not None:
-        terminalreporter.write_line(f"integration tests used a {handle.kind} broker at {handle.bootstrap_servers}")
-
-
-@pytest.fixture(scope="session")
-def broker(request: pytest.FixtureRequest) -> Iterator[BrokerHandle]:
-    """A broker that others may use at the same time: take names from `unique_name`."""
-    with any_broker() as handle:
-        request.config.stash[_USED] = handle
-        yield handle
 
 
 @pytest.fixture
@@ -66,10 +51,15 @@ def make_topic(broker: BrokerHandle, unique_name: Callable[[str], str]) -> Calla
 @pytest.fixture
 def tls_files(tmp_path: Path) -> tuple[Path, Path]:
     """(certificate, certificate with private key) for 127.0.0.1 and localhost, signed by itself."""
+    return make_tls_files(tmp_path)
+
+
+def make_tls_files(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate, and a file with its private key too, in a folder."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("the openssl command is not installed")
-    key, certificate, both = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "both.pem"
+    key, certificate, both = folder / "key.pem", folder / "certificate.pem", folder / "both.pem"
     request = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     request += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(request, check=True, capture_output=True, timeout=60)

@@ -8,7 +8,7 @@ from consumer.errors import AccessError, BrokerUnavailable
 from consumer.ports import Record, TopicInfo
 from consumer.settings import KafkaSettings, Settings
 
-ALL = ("events", "predictions", "dead-letters", "drift")
+ALL = ("events", "predictions", "dead-letters", "drift", "journal")
 GOOD = b'{"user_id":"u1","item_id":"i1","event_type":"view","event_time":1700000000}'
 
 
@@ -19,17 +19,18 @@ class Cluster:
         self.topics = dict.fromkeys(ALL, 3)
         self.rights = {name: frozenset({"READ", "WRITE", "DESCRIBE"}) for name in ALL}
         self.values = [GOOD, GOOD]
+        self.config = {"cleanup.policy": "delete", "retention.ms": "-1"}
         self.probed = 0
         self.waits = []
 
     def topic_info(self, settings, names, **_):
         self.waits.append(settings.kafka.broker_wait_s)
-        return {name: TopicInfo(name, self.topics[name]) for name in names if name in self.topics}
+        return {name: TopicInfo(name, self.topics[name], self.config) for name in names if name in self.topics}
 
     def topic_rights(self, _settings, names, **_):
         return {name: self.rights[name] for name in names}
 
-    def create_topics(self, _settings, topics, **_):
+    def create_topics(self, _settings, topics, _config=None, **_):
         made = [name for name in topics if name not in self.topics]
         self.topics |= {name: topics[name] for name in made}
         return made
@@ -145,3 +146,22 @@ def test_a_defect_is_not_hidden(monkeypatch):
     monkeypatch.setattr(module, "read_last", lambda *_args, **_named: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         run()
+
+
+def test_the_journal_needs_its_partition_and_must_keep_its_records(cluster):
+    cluster.topics["journal"] = 1
+    cluster.config = {"cleanup.policy": "compact", "retention.ms": "604800000"}
+    settings = Settings.model_validate({"topics": {"journal_partition": 1}})
+    report = module.check(settings, 0, clock=ManualClock())
+    assert not report.ok
+    shown = report.render()
+    assert "has 1 partitions, but topics.journal_partition is 1" in shown
+    assert "--topic journal --add-config cleanup.policy=delete" in shown
+    assert "--topic journal --add-config retention.ms=-1" in shown
+
+
+def test_a_missing_journal_is_made_with_a_partition_for_this_worker(cluster):
+    del cluster.topics["journal"]
+    settings = Settings.model_validate({"topics": {"journal_partition": 2}})
+    assert module.check(settings, 0, create=True, clock=ManualClock()).ok
+    assert cluster.topics["journal"] == 3

@@ -1,0 +1,69 @@
+"""Writes snapshots in the background: the loop copies, a thread writes, and at most one write is under way."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import structlog
+
+from consumer.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from consumer.metrics import Metrics
+    from consumer.ports import Clock
+    from consumer.snapshots import Image, Snapshots
+
+log = structlog.get_logger()
+
+
+class SnapshotWriter:
+    """One thread. A failed write is counted and said; the worker goes on with the snapshots that it has.
+
+    `on_saved` is called by the loop's thread, in `look`, after a snapshot was completed.
+    """
+
+    def __init__(
+        self, snapshots: Snapshots, metrics: Metrics, clock: Clock, on_saved: Callable[[], None] | None = None
+    ) -> None:
+        self.snapshots = snapshots
+        self._metrics, self._clock, self._on_saved = metrics, clock, on_saved
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
+        self._writing: Future[int] | None = None
+        self._begun_at = 0.0
+        self._batch = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._writing is not None
+
+    def write(self, image: Image) -> None:
+        """Begin to write; waits for the write before it, where that has not ended."""
+        self.look(wait=True)
+        self._begun_at, self._batch = self._clock.monotonic(), image.batch
+        self._writing = self._pool.submit(self.snapshots.save, image)
+
+    def look(self, *, wait: bool = False) -> None:
+        """See whether the write under way has ended, or wait until it has."""
+        if self._writing is None or not (wait or self._writing.done()):
+            return
+        writing, self._writing = self._writing, None
+        try:
+            size = writing.result()
+        except StateError as error:
+            log.error("snapshot failed", reason=str(error), batch=self._batch)  # noqa: TRY400 - the reason says it
+            self._metrics.snapshot_failed()
+            return
+        seconds = self._clock.monotonic() - self._begun_at
+        self._metrics.snapshot(seconds, size)
+        log.info("snapshot saved", batch=self._batch, bytes=size, seconds=round(seconds, 2))
+        if self._on_saved is not None:
+            self._on_saved()
+
+    def close(self) -> None:
+        """Wait for the write under way and end the thread."""
+        self.look(wait=True)
+        self._pool.shutdown()

@@ -1,0 +1,54 @@
+"""SIGTERM and SIGINT as a flag for the loop, and the promise that the process does end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Self
+
+ABANDONED = 70
+GRACE_SHARE = 0.9
+"""Of the time to stop: the rest is for the process to end."""
+
+
+class StoppedWhileStarting(BaseException):
+    """A stop signal came before the loop began. No Exception, so that nothing on the way takes it for an error."""
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a flag, and sees to it that the process does end.
+
+    Until `started` is set there is no loop to look at the flag, so the signal raises StoppedWhileStarting. What has not
+    ended `stop_after_s` after the signal is abandoned: the uncommitted micro-batch is read again at the next start.
+    """
+
+    def __init__(self, stop_after_s: float) -> None:
+        self._stop_after_s = stop_after_s
+        self._asked = threading.Event()
+        self.started = False
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._asked.is_set()
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        if not self._asked.is_set():
+            self._asked.set()
+            self._timer = threading.Timer(self._stop_after_s * GRACE_SHARE, os._exit, (ABANDONED,))
+            self._timer.daemon = True
+            self._timer.start()
+            if not self.started:
+                raise StoppedWhileStarting

@@ -1,0 +1,324 @@
+"""Recovery on the in-memory log: whatever ends a worker, its successor comes to the same bytes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from consumer.as_run import AsRun, replay_as_run
+from consumer.clock import ManualClock
+from consumer.describe_settings import identity
+from consumer.errors import Fenced, InputTruncated, StateError, UnknownOutcome
+from consumer.health import HealthState
+from consumer.memory_io import Fault, MemoryLog, MemoryPast, MemorySink, MemorySource
+from consumer.metrics import Metrics
+from consumer.parts import Parts
+from consumer.settings import Settings
+from consumer.snapshots import Snapshots
+from consumer.state_store import FolderStore
+from consumer.worker import Doors, Worker
+from model.state import same
+
+
+def small(**sections):
+    base = {
+        "model": {"dim": 8, "layers": 1, "heads": 1, "context": 8},
+        "history": {"length": 12},
+        "learning": {"rehearsal_capacity": 64, "rehearsal_length": 8, "negatives": 64},
+        "worker": {"batch_events": 32},
+        "evaluation": {"baselines": False},
+    }
+    for name, values in sections.items():
+        base[name] = base.get(name, {}) | values
+    return Settings.model_validate(base)
+
+
+def fill(log, events, seed=0, users=20, start=0):
+    draw = np.random.default_rng(seed)
+    for number in range(start, start + events):
+        user, item = int(draw.integers(users)), int(draw.integers(30))
+        body = {"user_id": user, "item_id": item, "event_time": 1_700_000_000 + number, "event_id": number + 1}
+        log.append(
+            "events", str(user).encode(), json.dumps(body).encode(), timestamp_ms=(1_700_000_000 + number) * 1000
+        )
+
+
+class Stage:
+    """A log, a folder, and workers on them that come and go."""
+
+    def __init__(self, folder, partitions=2, **sections):
+        self.settings = small(**sections)
+        self.log = MemoryLog({"events": partitions, "predictions": 2, "dead-letters": 1, "drift": 1, "journal": 3})
+        self.folder = folder
+        self.clock = ManualClock()
+
+    def parts(self, settings=None):
+        settings = settings or self.settings
+        return Parts(settings, Metrics(self.clock), HealthState(self.clock, 60.0))
+
+    def snapshots(self, settings=None):
+        settings = settings or self.settings
+        return Snapshots(FolderStore(self.folder), settings.kafka.instance, identity(settings), settings.snapshot.keep)
+
+    def worker(self, settings=None, init=None):
+        settings = settings or self.settings
+        kafka = settings.kafka
+
+        def doors():
+            source = MemorySource(self.log, "events", kafka.group, instance=kafka.instance, until_end=True)
+            sink = MemorySink(self.log, kafka.group, instance=kafka.instance)
+            return Doors(source, sink, MemoryPast(self.log))
+
+        worker = Worker(settings, self.parts(settings), self.snapshots(settings), self.clock, doors)
+        worker.start(init)
+        return worker
+
+    def as_run(self, settings=None, **wanted):
+        settings = settings or self.settings
+        parts = self.parts(settings)
+        replay_as_run(settings, parts, self.snapshots(settings), MemoryPast(self.log), AsRun(**wanted))
+        return parts
+
+    def outputs(self):
+        sources = []
+        for record in self.log.records("predictions"):
+            source = json.loads(record.value)["source"]
+            sources.append((source["partition"], source["offset"]))
+        return sources
+
+
+def steps(worker, count):
+    for _ in range(count):
+        worker.step()
+
+
+def drain(worker):
+    for _ in range(1000):
+        worker.step()
+        if worker.doors.source.drained:
+            return
+    raise AssertionError("not drained after 1000 steps")
+
+
+def assert_same(left, right):
+    first, second = left.image(0), right.image(0)
+    assert first.batch == second.batch
+    assert first.worker.values == second.worker.values
+    assert same(first.worker.arrays, second.worker.arrays)
+    assert first.histories.keys() == second.histories.keys()
+    for partition, (state, offset) in first.histories.items():
+        assert second.histories[partition][1] == offset
+        assert same(state.arrays, second.histories[partition][0].arrays)
+
+
+def assert_exactly_once(stage, events):
+    sources = stage.outputs()
+    assert len(sources) == len(set(sources)) == events
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
+def test_a_killed_worker_ends_with_the_bytes_of_as_run(stage):
+    fill(stage.log, 400)
+    first = stage.worker()
+    steps(first, 5)
+    second = stage.worker()  # the first one was killed: nothing of it was closed
+    steps(second, 4)
+    second.save()
+    steps(second, 2)
+    third = stage.worker()
+    drain(third)
+    assert_exactly_once(stage, 400)
+    assert_same(third.parts, stage.as_run())
+
+
+def test_the_killed_worker_equals_one_that_was_never_killed(tmp_path):
+    killed, whole = Stage(tmp_path / "killed"), Stage(tmp_path / "whole")
+    for stage in (killed, whole):
+        fill(stage.log, 300)
+    for _ in range(6):
+        steps(killed.worker(), 2)
+    last = killed.worker()
+    drain(last)
+    undisturbed = whole.worker()
+    drain(undisturbed)
+    first, second = last.parts.learner.state(), undisturbed.parts.learner.state()
+    assert len(killed.log.records("journal")) == last.parts.batch
+    assert set(first.arrays) == set(second.arrays)
+
+
+def test_as_run_up_to_a_batch_is_the_state_of_that_moment(stage):
+    fill(stage.log, 300)
+    worker = stage.worker()
+    steps(worker, 5)
+    before = worker.parts.image(0)
+    drain(worker)
+    parts = stage.as_run(to_batch=before.batch)
+    assert same(before.worker.arrays, parts.image(0).worker.arrays)
+    assert parts.batch < worker.parts.batch
+
+
+@pytest.mark.parametrize("fault", [Fault.UNKNOWN_COMMITTED, Fault.UNKNOWN_OPEN, Fault.LOST_PARTITIONS, Fault.ABORT])
+def test_a_fault_at_commit_loses_and_doubles_nothing(stage, fault):
+    fill(stage.log, 300)
+    worker = stage.worker()
+    for after in (1, 4):
+        stage.log.inject(fault, after=after)
+    drain(worker)
+    assert not stage.log.missed_faults()
+    assert_exactly_once(stage, 300)
+    assert_same(worker.parts, stage.as_run())
+
+
+def test_a_fence_ends_the_worker_and_the_other_goes_on(stage):
+    fill(stage.log, 200)
+    zombie = stage.worker()
+    steps(zombie, 3)
+    heir = stage.worker()
+    with pytest.raises(Fenced):
+        zombie.step()
+    drain(heir)
+    assert_exactly_once(stage, 200)
+    assert_same(heir.parts, stage.as_run())
+
+
+def test_recoveries_in_a_row_are_bounded(stage):
+    fill(stage.log, 100)
+    worker = stage.worker()
+    for _ in range(20):
+        stage.log.inject(Fault.UNKNOWN_OPEN)
+    with pytest.raises(UnknownOutcome):
+        drain(worker)
+
+
+def test_a_partition_that_moves_brings_its_histories(tmp_path):
+    stage = Stage(tmp_path, partitions=2)
+    fill(stage.log, 200)
+    one = stage.worker()
+    drain(one)
+    one.save()
+    held = {tp: part.state() for tp, part in one.parts.histories.partitions.items()}
+    other = small(kafka={"instance": "tidemill-1"}, topics={"journal_partition": 1})
+    two = stage.worker(other)
+    steps(two, 1)
+    steps(one, 1)
+    (moved,) = two.parts.histories.partitions
+    for name, array in held[moved].arrays.items():
+        if name != "emitted":
+            assert np.array_equal(
+                array, two.parts.histories.partitions[moved].state().arrays[name], equal_nan=array.dtype.kind == "f"
+            )
+    assert moved not in one.parts.histories.partitions
+    fill(stage.log, 100, seed=1, start=200)
+    for _ in range(6):
+        steps(two, 1)
+        steps(one, 1)
+    assert_exactly_once(stage, 300)
+    assert_same(two.parts, stage.as_run(other))
+    assert_same(one.parts, stage.as_run())
+
+
+def test_offsets_set_back_stop_the_worker_with_advice(stage):
+    fill(stage.log, 100)
+    worker = stage.worker()
+    drain(worker)
+    worker.save()
+    worker.close()
+    rewind(stage, 10)
+    with pytest.raises(StateError, match="emit_only"):
+        steps(stage.worker(), 2)
+
+
+def test_emit_only_predicts_again_and_learns_nothing_twice(tmp_path):
+    stage = Stage(tmp_path, partitions=1, recovery={"on_rewind": "emit_only"})
+    fill(stage.log, 100)
+    worker = stage.worker()
+    drain(worker)
+    weights = worker.parts.learner.state().arrays
+    histories = worker.parts.histories.users
+    worker.save()
+    worker.close()
+    rewind(stage, 40)
+    again = stage.worker()
+    drain(again)
+    assert len(stage.outputs()) == 160
+    assert again.parts.histories.users == histories
+    assert same(weights, again.parts.learner.state().arrays)
+    assert_same(again.parts, stage.as_run())
+
+
+def rewind(stage, offset):
+    group = stage.settings.kafka.group
+    member = stage.log.join(group, "operator", "events")
+    owner = stage.log.membership(group, "operator", member)
+    stage.log.commit(owner, {tp: min(offset, at) for tp, at in stage.log.committed(group).items()})
+    stage.log.leave(group, "operator", member)
+
+
+def test_truncated_input_stops_recovery_or_is_gone_without(tmp_path):
+    stage = Stage(tmp_path, partitions=1)
+    fill(stage.log, 100)
+    steps(stage.worker(), 3)
+    (partition,) = stage.log.partitions("events")
+    stage.log.trim(partition, 40)
+    with pytest.raises(InputTruncated, match="on_truncation"):
+        stage.worker()
+    going_on = small(recovery={"on_truncation": "earliest"})
+    worker = stage.worker(going_on)
+    drain(worker)
+    assert_exactly_once(stage, 100)
+
+
+def test_a_batch_whose_redo_kills_twice_is_skipped_on_record(stage, monkeypatch):
+    fill(stage.log, 300)
+    steps(stage.worker(), 5)
+
+    class Killed(BaseException):
+        pass
+
+    learn = Parts.learn
+
+    def deadly(self, considered):
+        if considered.plan.batch == 3:
+            raise Killed
+        return learn(self, considered)
+
+    monkeypatch.setattr(Parts, "learn", deadly)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            stage.worker()
+    worker = stage.worker()
+    drain(worker)
+    assert_exactly_once(stage, 300)
+    assert_same(worker.parts, stage.as_run())
+
+
+def test_a_journal_without_its_beginning_needs_a_snapshot(stage):
+    fill(stage.log, 200)
+    steps(stage.worker(), 4)
+    journal = stage.log.partitions("journal")[0]
+    stage.log.trim(journal, stage.log.end(journal) // 2)
+    with pytest.raises(StateError, match="micro-batch"):
+        stage.worker()
+
+
+def test_snapshots_in_the_background_trim_the_journal(tmp_path):
+    stage = Stage(tmp_path, snapshot={"every_s": 1.0, "keep": 2})
+    fill(stage.log, 400)
+    worker = stage.worker()
+    for _ in range(10):
+        worker.step()
+        stage.clock.advance(1.1)
+    worker.save()
+    journal = stage.log.partitions("journal")[0]
+    assert stage.log.start(journal) > 0
+    assert len(stage.snapshots().names()) == 2
+    heir = stage.worker()
+    drain(heir)
+    assert_exactly_once(stage, 400)
+    assert_same(heir.parts, stage.as_run())

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from consumer.stop_signal import StoppedWhileStarting, StopSignal
+
+
+def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_that_is_not_seen(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopSignal(1000.0) as stop:
+        with pytest.raises(StoppedWhileStarting):
+            os.kill(os.getpid(), signal.SIGTERM)
+        timer = stop._timer
+        assert stop.asked
+        assert timer.interval == pytest.approx(900.0)
+        assert timer.args == (70,)
+        os.kill(os.getpid(), signal.SIGTERM)  # the second one changes nothing
+        assert stop._timer is timer
+    timer.join(10.0)
+    assert not timer.is_alive()
+    assert ended == []
+    with StopSignal(1000.0) as stop:
+        stop.started = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+
+
+def test_a_loop_that_does_not_end_is_abandoned(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopSignal(0.01) as stop:
+        stop.started = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop._timer.join(10.0)
+        assert ended == [70]

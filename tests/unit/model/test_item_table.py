@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+from support import same_state
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.item_table import BETA1, BETA2, CONTEXT_SHARE, INIT_SCALE, ItemTable
+from model.state import same
+
+DIM = 6
+
+
+def generator(seed=7):
+    return torch.Generator().manual_seed(seed)
+
+
+def table_with(rows, dim=DIM):
+    table = ItemTable(dim, generator())
+    noise = generator(1)
+    for row in range(1, rows + 1):
+        table.start(row, [], noise)
+    return table
+
+
+def steps(table, count, rows=(1, 3), seed=5):
+    draw = generator(seed)
+    rows = np.array(rows, np.int32)
+    for _ in range(count):
+        table.step(rows, torch.randn(len(rows), DIM, generator=draw), torch.randn(len(rows), generator=draw), 0.01)
+
+
+def test_a_new_item_starts_near_the_mean_of_its_context():
+    table = table_with(3)
+    table.start(4, [0, 1, 3, 4], generator(9))
+    noise = torch.randn(DIM, generator=generator(9)) * INIT_SCALE
+    mean = (table.weight[1] + table.weight[3]) / 2
+    assert torch.allclose(table.weight[4], CONTEXT_SHARE * mean + 0.5 * noise)
+    assert table.bias[4] == 0.0
+
+
+def test_a_new_item_without_a_known_context_starts_with_noise():
+    table = table_with(2)
+    table.start(3, [0, 3], generator(9))
+    assert torch.equal(table.weight[3], torch.randn(DIM, generator=generator(9)) * INIT_SCALE)
+
+
+def test_context_that_has_not_started_itself_does_not_count():
+    """An item of the user's history may be admitted later in the very micro-batch: its row exists, its start not."""
+    table = table_with(1023)
+    table.start(1, [2, 1024, 1025], generator(9))
+    noise = torch.randn(DIM, generator=generator(9)) * INIT_SCALE
+    assert torch.allclose(table.weight[1], CONTEXT_SHARE * table.weight[2] + 0.5 * noise)
+
+
+def test_rows_that_are_not_in_use_are_never_found():
+    table = table_with(3)
+    assert table.bias[0] == -torch.inf
+    assert torch.isinf(table.bias[4:]).all()
+    table.evict([2])
+    assert table.bias[2] == -torch.inf
+    assert table.bias[[1, 3]].tolist() == [0.0, 0.0]
+
+
+def test_an_evicted_row_starts_clean_in_weights_and_optimizer():
+    table, fresh = table_with(4), table_with(4)
+    steps(table, 5)
+    table.evict([3])
+    fresh.evict([3])
+    for one in (table, fresh):
+        one.start(3, [], generator(2))
+    row = slice(3, 4)
+    for name, array in table.state(5).arrays.items():
+        assert array[row].tobytes() == fresh.state(5).arrays[name][row].tobytes(), name
+
+
+def test_a_step_touches_only_its_rows_and_never_the_bias_of_unknown():
+    table = table_with(4)
+    before = table.state(5).arrays
+    steps(table, 3, rows=(0, 1, 3))
+    after = table.state(5).arrays
+    for name in before:
+        assert before[name][[2, 4]].tobytes() == after[name][[2, 4]].tobytes()
+    assert (before["weight"][[0, 1, 3]] != after["weight"][[0, 1, 3]]).all()
+    assert (before["bias"][[1, 3]] != after["bias"][[1, 3]]).all()
+    assert after["bias"][0] == -np.inf
+
+
+def test_the_step_is_adam_with_one_second_moment_per_row():
+    table = table_with(2)
+    weight, m, v = table.weight[1].double().numpy().copy(), np.zeros(DIM), 0.0
+    bias, bm, bv = 0.0, 0.0, 0.0
+    draw = np.random.default_rng(0)
+    for t in range(1, 6):
+        g, bg = draw.normal(size=DIM), draw.normal()
+        m, v = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * (g**2).mean()
+        bm, bv = BETA1 * bm + (1 - BETA1) * bg, BETA2 * bv + (1 - BETA2) * bg**2
+        weight -= 0.01 * (m / (1 - BETA1**t)) / np.sqrt(v / (1 - BETA2**t))
+        bias -= 0.01 * (bm / (1 - BETA1**t)) / np.sqrt(bv / (1 - BETA2**t))
+        table.step(np.array([1], np.int32), torch.tensor(g[None]).float(), torch.tensor([bg]).float(), 0.01)
+    assert table.weight[1].numpy() == pytest.approx(weight, rel=1e-4, abs=1e-6)
+    assert float(table.bias[1]) == pytest.approx(bias, rel=1e-4)
+
+
+class LargestResult(TorchDispatchMode):
+    """The size of the largest tensor that an operation made; what it wrote in place is no new tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not func._schema.name.endswith("_"):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_the_cost_of_a_step_does_not_depend_on_the_capacity():
+    table = table_with(4)
+    table.start(100_000, [], generator())
+    with LargestResult() as largest:
+        steps(table, 1, rows=(1, 3, 4))
+    assert 0 < largest.elements <= 3 * (DIM + 1)
+
+
+def test_growing_keeps_what_was_there():
+    table = table_with(4)
+    steps(table, 3)
+    before = table.state(5).arrays
+    table.start(5000, [], generator())
+    assert same(before, table.state(5).arrays)
+    assert len(table.state(5001).arrays["weight"]) == 5001
+
+
+def test_the_state_goes_on_bit_for_bit():
+    one, other = table_with(4), ItemTable(DIM, generator(99))
+    steps(one, 4)
+    other.load(one.state(5))
+    for table in (one, other):
+        table.evict([2])
+        table.start(2, [1, 3], generator(11))
+        table.start(5, [2], generator(12))
+        steps(table, 4, rows=(0, 2, 5), seed=6)
+    assert same_state(one.state(6), other.state(6))
