@@ -22,6 +22,7 @@ from incremental.rehearsal import Rehearsal
 from incremental.repeats import RepeatRule
 from model.sequences import Sequences, cut
 from model.state import State
+from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
     from incremental.settings import LearningSettings
@@ -122,11 +123,15 @@ class Learner:
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
-        listed = contexts.before_B[kept].astype(np.int64)
-        lists = scores.candidates
-        model.ranker.learn(lists.features_QCF[listed], lists.rows_QC[listed], scores.column_B[kept], scores.bucket_B[kept])
+        self._rank(contexts, scores, kept[scores.target_B[kept] != UNKNOWN])
         model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
         self.repeats.learn(scores.repeat_B[scored])
+
+    def _rank(self, contexts: Contexts, scores: Scores, known: np.ndarray) -> None:
+        """Let the ranker learn from the lists in which admitted items that happened were looked for."""
+        lists, states = scores.candidates, contexts.before_B[known].astype(np.int64)
+        features, rows = lists.features_QCF[states], lists.rows_QC[states]
+        self.model.ranker.learn(features, rows, scores.column_B[known], scores.bucket_B[known])
 
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))

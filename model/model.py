@@ -13,6 +13,7 @@ from model.mixture import Mixture
 from model.own_items import OwnItems
 from model.popularity import Popularity
 from model.ranker import Ranker
+from model.replies import Replies
 from model.sessions import Sessions
 from model.smoothing import Smoothing, UnknownRate
 from model.state import State
@@ -35,6 +36,7 @@ COMPONENTS = (
     "popularity_now",
     "own_items",
     "own_counts",
+    "replies",
     "next_item",
     "transitions",
     "co_occurrence",
@@ -69,6 +71,7 @@ class Model:
         half_life, memory = settings.memory_half_life_events, settings.memory_transitions
         self.transitions = Transitions(self.items, half_life, memory)
         self.sessions = Sessions(self.items, half_life, settings.memory_sessions)
+        self.replies = Replies(self.items)
         self.statistics = ItemStatistics(self.items)
         names = [name for name in COMPONENTS if name not in settings.leave_out]
         self.mixture = Mixture(names)
@@ -85,8 +88,16 @@ class Model:
     @property
     def memories(self) -> list[Memory]:
         """Everything that keeps something by item or by user."""
-        popularity = [self.popularity, self.popularity_now]
-        return [self.transformer, *popularity, self.own_items, self.transitions, self.sessions, self.statistics]
+        return [
+            self.transformer,
+            self.popularity,
+            self.popularity_now,
+            self.own_items,
+            self.replies,
+            self.transitions,
+            self.sessions,
+            self.statistics,
+        ]
 
     def views(self, contexts: Contexts) -> Views:
         """Look at a micro-batch with every component; changes nothing."""
@@ -99,6 +110,7 @@ class Model:
             self.popularity_now.view(contexts, smoothing),
             own,
             own_counts,
+            self.replies.view(contexts, smoothing),
             *self.transitions.views(contexts, smoothing),
             self.sessions.view(contexts, smoothing),
         )
@@ -110,6 +122,7 @@ class Model:
         rows = self.items.lookup(contexts.event_item_B[kept])
         self.popularity.learn(rows)
         self.popularity_now.learn(rows)
+        self.replies.learn(contexts, kept)
         self.transitions.learn(contexts, kept)
         self.sessions.learn(contexts, kept)
         self.statistics.learn(contexts, kept)

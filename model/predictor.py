@@ -2,8 +2,9 @@
 
 For every state each component proposes candidates; their union is scored by all components; the ranker orders it.
 That order is what is published, so it is also what the evaluation ranks: a target outside the union is a miss. One
-distribution serves lists, probabilities and log-loss: p(i) = pi * softmax of the ranker on the candidates, and
-(1 - pi) * mixture(i) / mixture(not candidates) elsewhere.
+distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
+rest, p(i) = pi * softmax of the ranker on the candidates, and (1 - pi) * mixture(i) / mixture(not candidates) on the
+other admitted items.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MISS = np.int32(2**31 - 1)
 LIST_LENGTH = 20
 """Items that are ranked, and kept to see later how good the published list was."""
 SMALLEST = 1e-12
-"""Least probability of a candidate."""
+"""Least probability of an admitted item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class _Ranking:
     """The candidates of every state with their probabilities, and the ordered list."""
 
     candidates: Candidates
+    covered_Q: Float64  # p of all candidates together
     p_QC: Probability
     rows_QK: Rows
     p_QK: Probability
@@ -103,13 +105,16 @@ class Predictor:
         """Order the union of all proposals by the ranker."""
         candidates = self._candidates(contexts, views, proposals)
         states, rows_QC = np.arange(contexts.states), candidates.rows_QC
-        p_QC = self.model.ranker.probabilities(candidates, bucket(contexts.state_position_Q + 1))
+        size_Q = (rows_QC != UNKNOWN).sum(axis=1)
+        buckets = bucket(contexts.state_position_Q + 1)
+        covered_Q = self.model.ranker.coverage(size_Q, buckets, self.model.items.size) * (1.0 - self._unknown())
+        p_QC = self.model.ranker.shares(candidates) * covered_Q[:, None].astype(np.float32)
         left_out = rows_QC == UNKNOWN
         if exclude_seen:
             left_out |= views.own_items.holds(states, rows_QC)
         best, p = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
         rows = np.take_along_axis(rows_QC, best, axis=1)
-        return _Ranking(candidates, p_QC, np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
+        return _Ranking(candidates, covered_Q, p_QC, np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
 
     def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
         model, states = self.model, np.arange(contexts.states)
@@ -145,7 +150,7 @@ class Predictor:
         return Scores(
             target_B,
             rank_B,
-            np.log(self._probability(ranking, before, column_B, p_BM, buckets)),
+            np.log(self._probability(ranking, before, target_B, column_B, p_BM, buckets)),
             p_BM.astype(np.float64),
             tuple(rank_in(rows[before], target_B) for rows in seen_QK),
             self._emitted_rank(contexts, rank_B),
@@ -163,14 +168,26 @@ class Predictor:
         )
 
     def _probability(
-        self, ranking: _Ranking, before: Int64, column_B: Int64, p_BM: Probability, buckets: Int64
+        self,
+        ranking: _Ranking,
+        before: Int64,
+        target_B: Rows,
+        column_B: Int64,
+        p_BM: Probability,
+        buckets: Int64,
     ) -> Float64:
-        """Return p of each target: the ranker's among the candidates, a share of the mixture's elsewhere."""
+        """Return p of each target: the ranker's among the candidates, its share of the mixture's rest elsewhere."""
         mixed_B = np.einsum("bm,bm->b", p_BM, self.model.mixture.weights(buckets))
-        outside_B = 1.0 - ranking.candidates.mixture_QC[before].sum(axis=1, dtype=np.float64)
-        rest_B = (1.0 - self.model.ranker.coverage(buckets)) * mixed_B / np.maximum(outside_B, mixed_B)
+        known = 1.0 - self._unknown()
+        outside_B = known - ranking.candidates.mixture_QC[before].sum(axis=1, dtype=np.float64)
+        rest_B = (known - ranking.covered_Q[before]) * mixed_B / np.maximum(outside_B, mixed_B)
         listed_B = ranking.p_QC[before, np.maximum(column_B, 0)].astype(np.float64)
-        return np.where(column_B >= 0, np.maximum(listed_B, SMALLEST), rest_B)
+        known_B = np.maximum(np.where(column_B >= 0, listed_B, rest_B), SMALLEST)
+        return np.where(target_B == UNKNOWN, self._unknown(), known_B)
+
+    def _unknown(self) -> float:
+        """Return p(unknown): every component says the same."""
+        return float(self.model.smoothing(np.zeros(1), np.array([UNKNOWN], np.int32))[0])
 
     def _emitted_rank(self, contexts: Contexts, rank_B: Int32) -> Int32:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""

@@ -1,9 +1,9 @@
 """The ranker: a small network that orders the candidates, learned online from the lists it was asked about.
 
-p(i) = pi * softmax over the candidates of z(i); what is left, 1 - pi, belongs to all other items. z is a linear
-function of the features plus a multilayer perceptron; it begins as the logarithm of the mixture, so that the first
-order is the mixture's own. pi, the chance that the candidates hold what happens, is counted online for each bucket
-of history lengths. Learning minimises the listwise cross-entropy (Cao et al. 2007) on lists that were scored before
+Of an admitted item p(i) = pi * softmax over the candidates of z(i); what is left, 1 - pi, belongs to all others. z is
+a linear function of the features plus a multilayer perceptron; it begins as the logarithm of the mixture, so that the
+first order is the mixture's own. pi, the chance that the candidates hold an admitted item that happens, is counted
+online for each bucket of history lengths. Learning minimises the listwise cross-entropy (Cao et al. 2007) on lists that were scored before
 their event was learned.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HIDDEN = 32
 LEARNING_RATE = 2e-3
 BETAS = (0.9, 0.999)
+LARGE = 3e38
 PRIOR_EVENTS = 20.0
 PRIOR_COVERED = 0.8
 HALF_LIFE_EVENTS = 10_000.0
@@ -67,22 +68,22 @@ class Ranker:
         self._events = np.full(len(BUCKETS) + 1, PRIOR_EVENTS)
         self._covered = np.full(len(BUCKETS) + 1, PRIOR_EVENTS * PRIOR_COVERED)
 
-    def coverage(self, buckets: Int64) -> Float64:
-        """Return pi for states in these buckets, [S]."""
-        share: Float64 = (self._covered / self._events)[buckets]
-        return share
+    def coverage(self, size_S: Int64, buckets: Int64, support: int) -> Float64:
+        """Return pi [S] for states with so many candidates, of `support` admitted items."""
+        share_S = (self._covered / self._events)[buckets]
+        return np.where(size_S == 0, 0.0, np.where(size_S >= support, 1.0, share_S))
 
     @torch.inference_mode()
-    def probabilities(self, candidates: Candidates, buckets: Int64) -> Probability:
-        """Return p of every candidate [Q, C], 0 where padded."""
+    def shares(self, candidates: Candidates) -> Probability:
+        """Return the softmax over the candidates of every state [Q, C], 0 where padded."""
         valid_QC = candidates.rows_QC != 0
-        z_P = self.network(torch.from_numpy(candidates.features_QCF[valid_QC])).numpy()
+        z_P = self.network(_packed(candidates.features_QCF, valid_QC)).numpy()
         p_QC = np.zeros(valid_QC.shape, np.float32)
         p_QC[valid_QC] = softmax_by_line(z_P, valid_QC.sum(axis=1))
-        return p_QC * self.coverage(buckets)[:, None].astype(np.float32)
+        return p_QC
 
     def learn(self, features_SCF: Features, rows_SC: Rows, target_S: Int64, buckets: Int64) -> bool:
-        """Learn from lists whose target stands at column `target_S`, -1 where the list did not hold it.
+        """Learn from lists whose target, an admitted item, stands at column `target_S`; -1: the list lacked it.
 
         Returns whether the network took a step; it does not where nothing was covered or a gradient is not finite.
         """
@@ -91,13 +92,13 @@ class Ranker:
         if not covered.any():
             return False
         valid = rows_SC[covered] != 0
-        z_P = self.network(torch.from_numpy(features_SCF[covered][valid]))
+        z_P = self.network(_packed(features_SCF[covered], valid))
         size = valid.sum(axis=1)
         gradient = softmax_by_line(z_P.detach().numpy(), size)
         start = np.cumsum(size) - size
         gradient[start + target_S[covered]] -= 1.0  # candidates stand first in a line, padding after them
         self._optimizer.zero_grad(set_to_none=True)
-        z_P.backward(torch.from_numpy(gradient / np.float32(covered.sum())))
+        z_P.backward(torch.from_numpy(gradient).div(float(covered.sum())))
         if not all(bool(p.grad.isfinite().all()) for p in self.network.parameters() if p.grad is not None):
             return False
         self._optimizer.step()
@@ -134,6 +135,17 @@ class Ranker:
         self._optimizer.load_state_dict({"state": parts, "param_groups": groups})
 
 
+def _packed(features_SCF: Features, valid_SC: Bool) -> Tensor:
+    """Return the features of valid candidates, [P, F], in memory that torch aligned.
+
+    The last bits of a matrix product may depend on where in memory its factors stand, and a learner that went through
+    a snapshot must go on with the same bits.
+    """
+    packed = torch.empty(int(valid_SC.sum()), features_SCF.shape[2])
+    packed.numpy()[:] = features_SCF[valid_SC]
+    return packed
+
+
 @compiled
 def softmax_by_line(z_P: Probability, size_S: Int64) -> Probability:
     """Return the softmax of each stretch of z; stretch s holds `size_S[s]` numbers."""
@@ -153,5 +165,3 @@ def softmax_by_line(z_P: Probability, size_S: Int64) -> Probability:
         start = stop
     return p_P
 
-
-LARGE = 3e38

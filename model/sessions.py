@@ -203,6 +203,52 @@ def post(
 
 
 @compiled
+def find(
+    rows_T: Rows, opens_T: Bool, last: int, own: int, rings: Rings, similarity: Counts, match: Int32, found: Int64
+) -> int:
+    """Add up by slot how much each session shares with a state's session; returns how many share anything.
+
+    `found` takes their slots, `match` the item by which each was first found: the latest that it shares.
+    """
+    capacity, ring, count = len(rings.length), len(rings.posted), 0
+    for lag in range(min(CONTEXT, last + 1)):
+        if lag > 0 and opens_T[last - lag + 1]:
+            break
+        item = rows_T[last - lag]
+        repeated = item == 0
+        for newer in range(lag):
+            repeated = repeated or rows_T[last - newer] == item
+        if repeated:
+            continue
+        weight = np.float32(np.exp(-lag / MATCH_DECAY) / np.sqrt(rings.postings[item] + 1.0))
+        posting = rings.head[item]
+        for _ in range(POSTINGS):
+            if posting == 0 or posting <= rings.made[1] - ring:
+                break
+            session = rings.posted[(posting - 1) % ring, 0]
+            posting = rings.posted[(posting - 1) % ring, 1]
+            slot = session % capacity
+            if session <= rings.made[0] - 1 - capacity or session == own or rings.length[slot] == 0:
+                continue
+            if similarity[slot] == 0.0:
+                found[count], match[slot] = slot, item
+                count += 1
+            similarity[slot] += weight
+    return count
+
+
+@compiled
+def threshold(similarity: Counts, found: Int64, count: int) -> float:
+    """Return the similarity that a session needs to be among the NEIGHBOURS most similar."""
+    if count <= NEIGHBOURS:
+        return np.float32(0.0)
+    values = np.empty(count, np.float32)
+    for index in range(count):
+        values[index] = similarity[found[index]]
+    return np.partition(values, count - NEIGHBOURS)[count - NEIGHBOURS]
+
+
+@compiled
 def vote(
     rows_RT: Rows,
     opens_RT: Bool,
@@ -213,7 +259,7 @@ def vote(
     decay: float,
 ) -> tuple[Int64, Rows, Counts]:
     """Return the items of the sessions most similar to each state's session, as in `model.sparse`."""
-    states, height, capacity, ring = len(row_Q), len(rings.head), len(rings.length), len(rings.posted)
+    states, height, capacity = len(row_Q), len(rings.head), len(rings.length)
     start_Q = np.zeros(states + 1, np.int64)
     dense = np.zeros(height, np.float32)
     rows, q = np.empty(1024, np.int32), np.empty(1024, np.float32)
@@ -223,39 +269,12 @@ def vote(
     size = 0
     for state in range(states):
         line, last = row_Q[state], position_Q[state]
-        begin, count = size, 0
-        for lag in range(min(CONTEXT, last + 1)):
-            if lag > 0 and opens_RT[line, last - lag + 1]:
-                break
-            item = rows_RT[line, last - lag]
-            repeated = item == 0
-            for newer in range(lag):
-                repeated = repeated or rows_RT[line, last - newer] == item
-            if repeated:
-                continue
-            weight = np.float32(np.exp(-lag / MATCH_DECAY) / np.sqrt(rings.postings[item] + 1.0))
-            posting = rings.head[item]
-            for _ in range(POSTINGS):
-                if posting == 0 or posting <= rings.made[1] - ring:
-                    break
-                session = rings.posted[(posting - 1) % ring, 0]
-                posting = rings.posted[(posting - 1) % ring, 1]
-                slot = session % capacity
-                if session <= rings.made[0] - 1 - capacity or session == own_R[line] or rings.length[slot] == 0:
-                    continue
-                if similarity[slot] == 0.0:
-                    found[count], match[slot] = slot, item
-                    count += 1
-                similarity[slot] += weight
+        begin = size
+        count = find(rows_RT[line], opens_RT[line], last, own_R[line], rings, similarity, match, found)
         for index in range(count):
             slot = found[index]
             similarity[slot] *= np.exp(-decay * (rings.made[2] - rings.latest[slot])) / np.sqrt(rings.length[slot])
-        least = np.float32(0.0)
-        if count > NEIGHBOURS:
-            values = np.empty(count, np.float32)
-            for index in range(count):
-                values[index] = similarity[found[index]]
-            least = np.partition(values, count - NEIGHBOURS)[count - NEIGHBOURS]
+        least = threshold(similarity, found, count)
         total = np.float32(1e-30)
         for index in range(count):
             slot = found[index]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
-from model.compiled import compiled
+from model.compiled import compiled, compiled_products
 from model.item_table import ItemTable
 from model.network import Network, pinball
 from model.sequences import Sequences, cut, groups, joined
@@ -108,6 +108,8 @@ class Transformer:
 
         None where no target is one that a head could learn: unknown items, a single type, no times.
         """
+        if not batches:
+            return None
         generator = torch.Generator().manual_seed(step.seed)
         draw = np.random.default_rng(step.seed)
         batch = joined(batches)
@@ -310,7 +312,7 @@ class TransformerView:
         return self._owner.network.time_quantiles(self.h_QD).double().numpy()
 
 
-@compiled
+@compiled_products
 def listed_logits(h_QD: Logits, weight_ND: Logits, bias_N: Logits, states: Int64, rows_SC: Rows) -> Logits:
     """Return the logits of the listed rows, [S, C]; that of UNKNOWN is 0."""
     logits_SC = np.zeros(rows_SC.shape, np.float32)
