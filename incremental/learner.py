@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from incremental.plan import LearnPlan, learning_rate, rehearsal_windows, seed_for, step_of
+from incremental.plan import LearnPlan, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
 from incremental.rehearsal import Rehearsal
 from incremental.repeats import RepeatRule
 from model.sequences import Sequences, cut
@@ -135,7 +135,8 @@ class Learner:
 
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
-        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types)
+        targets = rehearsal_targets(plan, self.settings)
+        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types, targets)
 
     def state(self) -> State:
         """Return everything that learning changed."""

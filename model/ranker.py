@@ -156,9 +156,12 @@ def softmax_by_line(z_P: Probability, size_S: Int64) -> Probability:
         highest = np.float32(-LARGE)
         for index in range(start, stop):
             highest = max(highest, z_P[index])
+        for index in range(start, stop):
+            p_P[index] = z_P[index] - highest
+        for index in range(start, stop):
+            p_P[index] = np.exp(p_P[index])  # a loop over one array alone: see `model.compiled`
         total = np.float32(0.0)
         for index in range(start, stop):
-            p_P[index] = np.exp(z_P[index] - highest)
             total += p_P[index]
         for index in range(start, stop):
             p_P[index] /= total

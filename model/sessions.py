@@ -266,6 +266,7 @@ def vote(
     similarity = np.zeros(capacity, np.float32)
     match = np.zeros(capacity, np.int32)
     found = np.empty(CONTEXT * POSTINGS, np.int64)
+    fade = np.exp(-np.arange(LENGTH) / CANDIDATE_DECAY).astype(np.float32)
     size = 0
     for state in range(states):
         line, last = row_Q[state], position_Q[state]
@@ -289,7 +290,7 @@ def vote(
                 other = rings.items[slot, place]
                 if place == centre or other == 0:
                     continue
-                weight = alike * np.float32(np.exp(-(abs(place - centre) - 1) / CANDIDATE_DECAY))
+                weight = alike * fade[abs(place - centre) - 1]
                 if dense[other] == 0.0:
                     if size == len(rows):
                         rows, q = grown(rows, 2 * size), grown(q, 2 * size)
