@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.compiled import compiled
-from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
     from model.contexts import Bool, Contexts, Float64, Int32, Int64
     from model.item_statistics import ItemStatistics
     from model.smoothing import Probability
+    from model.vocabulary import Rows
 
 Features = npt.NDArray[np.float32]
 

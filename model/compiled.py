@@ -36,6 +36,6 @@ def compiled_products(function: Function) -> Function:
 
 def _compiled(function: Function, fastmath: set[str]) -> Function:
     try:
-        return cast("Function", numba.njit(function, cache=True, fastmath=fastmath))
+        return cast("Function", numba.njit(function, cache=True, fastmath=fastmath, error_model="numpy"))
     except RuntimeError:  # numba found no folder to keep the compiled code in
-        return cast("Function", numba.njit(function, cache=False, fastmath=fastmath))
+        return cast("Function", numba.njit(function, cache=False, fastmath=fastmath, error_model="numpy"))

@@ -13,12 +13,12 @@ import numpy as np
 from model.arrays import fit
 from model.compiled import compiled
 from model.state import State
-from model.vocabulary import Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from model.contexts import Contexts, Float64, Int64
+    from model.vocabulary import Rows, Vocabulary
 
 HALF_LIFE_EVENTS = 500_000.0
 RENORMALISE_ABOVE = 1e100

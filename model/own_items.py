@@ -15,7 +15,6 @@ import numpy as np
 from model.compiled import compiled
 from model.sparse import SparseView
 from model.state import State
-from model.vocabulary import Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from model.contexts import Contexts, Float64, Int32, Int64
     from model.smoothing import Smoothing
     from model.sparse import Weights
+    from model.vocabulary import Rows, Vocabulary
 
 BORDERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
 """Lag group g holds lags BORDERS[g] .. BORDERS[g + 1] - 1, where lag 0 is the latest event."""

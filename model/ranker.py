@@ -85,7 +85,7 @@ class Ranker:
     def learn(self, features_SCF: Features, rows_SC: Rows, target_S: Int64, buckets: Int64) -> bool:
         """Learn from lists whose target, an admitted item, stands at column `target_S`; -1: the list lacked it.
 
-        Returns whether the network took a step; it does not where nothing was covered or a gradient is not finite.
+        Returns whether the network took a step; it does not where nothing was covered or a number is not finite.
         """
         covered = target_S >= 0
         self._count(covered, buckets)
@@ -93,6 +93,8 @@ class Ranker:
             return False
         valid = rows_SC[covered] != 0
         z_P = self.network(_packed(features_SCF[covered], valid))
+        if not bool(z_P.isfinite().all()):
+            return False
         size = valid.sum(axis=1)
         gradient = softmax_by_line(z_P.detach().numpy(), size)
         start = np.cumsum(size) - size
@@ -167,4 +169,3 @@ def softmax_by_line(z_P: Probability, size_S: Int64) -> Probability:
             p_P[index] /= total
         start = stop
     return p_P
-

@@ -15,7 +15,6 @@ from model.arrays import fit
 from model.compiled import compiled
 from model.sparse import SparseView
 from model.state import State
-from model.vocabulary import Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from model.contexts import Contexts, Int32, Int64
     from model.smoothing import Smoothing
     from model.sparse import Weights
+    from model.vocabulary import Rows, Vocabulary
 
 LENGTH = 16
 DECAY = 0.7

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.arrays import extended, fit
+from model.arrays import at_least, fit
 from model.compiled import compiled
 from model.sparse import SparseView, grown
 from model.state import Array, State
-from model.vocabulary import Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.contexts import Bool, Contexts, Float64, Int32, Int64
+    from model.contexts import Bool, Contexts, Int32, Int64
     from model.smoothing import Smoothing
+    from model.vocabulary import Rows, Vocabulary
 
 LENGTH = 32
 CONTEXT = 8
@@ -64,9 +64,16 @@ class Rings(NamedTuple):
 
     def reaching(self, rows: int, sessions: int, postings: int) -> Rings:
         """Return the same for at least so many items, sessions and postings."""
-        by_session = [array if len(array) >= sessions else extended(array, sessions) for array in self[:4]]
-        posted = self.posted if len(self.posted) >= postings else extended(self.posted, postings)
-        return Rings(*by_session, posted, fit(self.head, rows), fit(self.postings, rows), self.made)
+        return Rings(
+            at_least(self.items, sessions),
+            at_least(self.length, sessions),
+            at_least(self.latest, sessions),
+            at_least(self.user, sessions),
+            at_least(self.posted, postings),
+            fit(self.head, rows),
+            fit(self.postings, rows),
+            self.made,
+        )
 
 
 class Sessions:
@@ -238,14 +245,51 @@ def find(
 
 
 @compiled
-def threshold(similarity: Counts, found: Int64, count: int) -> float:
+def threshold(similarity: Counts, found: Int64, count: int) -> np.float32:
     """Return the similarity that a session needs to be among the NEIGHBOURS most similar."""
     if count <= NEIGHBOURS:
         return np.float32(0.0)
     values = np.empty(count, np.float32)
     for index in range(count):
         values[index] = similarity[found[index]]
-    return np.partition(values, count - NEIGHBOURS)[count - NEIGHBOURS]
+    return np.float32(np.partition(values, count - NEIGHBOURS)[count - NEIGHBOURS])
+
+
+@compiled
+def hand_votes(
+    rings: Rings,
+    similarity: Counts,
+    match: Int32,
+    found: Int64,
+    least: np.float32,
+    fade: Counts,
+    dense: Counts,
+    rows: Rows,
+    size: int,
+) -> int:
+    """Let the most similar sessions vote for their items, list those not voted for yet, and clear the similarities.
+
+    The nearer an item stands to the match, the more it gets. Returns how many are listed.
+    """
+    voters = 0
+    for index in range(len(found)):
+        slot = found[index]
+        alike, similarity[slot] = similarity[slot], np.float32(0.0)
+        if alike < least or voters == NEIGHBOURS:
+            continue
+        voters += 1
+        centre = 0
+        for place in range(rings.length[slot]):
+            if rings.items[slot, place] == match[slot]:
+                centre = place
+        for place in range(rings.length[slot]):
+            other = rings.items[slot, place]
+            if place != centre and other != 0:
+                if dense[other] == 0.0:
+                    rows[size] = other
+                    size += 1
+                dense[other] += alike * fade[abs(place - centre) - 1]
+    return size
 
 
 @compiled
@@ -262,7 +306,7 @@ def vote(
     states, height, capacity = len(row_Q), len(rings.head), len(rings.length)
     start_Q = np.zeros(states + 1, np.int64)
     dense = np.zeros(height, np.float32)
-    rows, q = np.empty(1024, np.int32), np.empty(1024, np.float32)
+    rows, q = np.empty(NEIGHBOURS * LENGTH, np.int32), np.empty(NEIGHBOURS * LENGTH, np.float32)
     similarity = np.zeros(capacity, np.float32)
     match = np.zeros(capacity, np.int32)
     found = np.empty(CONTEXT * POSTINGS, np.int64)
@@ -270,34 +314,18 @@ def vote(
     size = 0
     for state in range(states):
         line, last = row_Q[state], position_Q[state]
+        if len(rows) - size < NEIGHBOURS * LENGTH:
+            rows, q = grown(rows), grown(q)
         begin = size
         count = find(rows_RT[line], opens_RT[line], last, own_R[line], rings, similarity, match, found)
         for index in range(count):
             slot = found[index]
             similarity[slot] *= np.exp(-decay * (rings.made[2] - rings.latest[slot])) / np.sqrt(rings.length[slot])
         least = threshold(similarity, found, count)
+        size = hand_votes(rings, similarity, match, found[:count], least, fade, dense, rows, size)
         total = np.float32(1e-30)
-        for index in range(count):
-            slot = found[index]
-            alike, similarity[slot] = similarity[slot], np.float32(0.0)
-            if alike < least:
-                continue
-            centre = 0
-            for place in range(rings.length[slot]):
-                if rings.items[slot, place] == match[slot]:
-                    centre = place
-            for place in range(rings.length[slot]):
-                other = rings.items[slot, place]
-                if place == centre or other == 0:
-                    continue
-                weight = alike * fade[abs(place - centre) - 1]
-                if dense[other] == 0.0:
-                    if size == len(rows):
-                        rows, q = grown(rows, 2 * size), grown(q, 2 * size)
-                    rows[size] = other
-                    size += 1
-                dense[other] += weight
-                total += weight
+        for index in range(begin, size):
+            total += dense[rows[index]]
         for index in range(begin, size):
             q[index] = dense[rows[index]] / total
             dense[rows[index]] = 0.0

@@ -15,6 +15,7 @@ from model.compiled import compiled
 from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
+    from model.arrays import Scalar
     from model.contexts import Bool, Int64
     from model.smoothing import Probability, Smoothing
 
@@ -107,8 +108,8 @@ def gather(start_Q: Int64, rows: Rows, q: Weights, states: Int64, asked_SC: Rows
 
 
 @compiled
-def grown(array: Weights, capacity: int) -> Weights:
-    """Return a longer copy of a one-dimensional array; what is new is not set."""
-    longer = np.empty(capacity, array.dtype)
+def grown(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    """Return a copy of a one-dimensional array that is twice as long; what is new is not set."""
+    longer = np.empty(2 * len(array), array.dtype)
     longer[: len(array)] = array
     return longer

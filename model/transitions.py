@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.arrays import extended, fit
+from model.arrays import at_least, fit
 from model.compiled import compiled
 from model.sparse import SparseView, grown
 from model.state import Array, State
-from model.vocabulary import Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from model.contexts import Bool, Contexts, Float64, Int32, Int64
     from model.smoothing import Smoothing
+    from model.vocabulary import Rows, Vocabulary
 
 LAGS = 6
 CONTEXT = 8
@@ -51,7 +51,7 @@ class Blocks(NamedTuple):
     """The neighbours of all items. Block 0 is no block."""
 
     neighbour: Rows  # [blocks, BLOCK], 0 where a place is free
-    count: Counts  # [blocks, BLOCK, 3]: right after, later, earlier; times the increment
+    counts: Counts  # [blocks, BLOCK, 3]: right after, later, earlier; times the increment
     following: Int32  # [blocks]: the item's next block
     owner: Int32  # [blocks]: the item
     first: Int32  # [N]: the item's first block
@@ -67,8 +67,15 @@ class Blocks(NamedTuple):
 
     def reaching(self, rows: int, blocks: int) -> Blocks:
         """Return the same for at least so many items and blocks."""
-        by_block = [array if len(array) >= blocks else extended(array, blocks) for array in self[:4]]
-        return Blocks(*by_block, fit(self.first, rows), fit(self.total, rows), self.made)
+        return Blocks(
+            at_least(self.neighbour, blocks),
+            at_least(self.counts, blocks),
+            at_least(self.following, blocks),
+            at_least(self.owner, blocks),
+            fit(self.first, rows),
+            fit(self.total, rows),
+            self.made,
+        )
 
 
 class Transitions:
@@ -113,7 +120,7 @@ class Transitions:
             self._growth,
         )
         if self._increment > RENORMALISE_ABOVE:
-            self._blocks.count[:] /= np.float32(self._increment)
+            self._blocks.counts[:] /= np.float32(self._increment)
             self._blocks.total[:] /= self._increment
             self._increment = 1.0
 
@@ -151,22 +158,18 @@ class Transitions:
 
 @compiled
 def walk(
-    rows_RT: Rows,
-    opens_RT: Bool,
-    row_Q: Int32,
-    position_Q: Int32,
-    blocks: Blocks,
-    scale: float,
+    rows_RT: Rows, opens_RT: Bool, row_Q: Int32, position_Q: Int32, blocks: Blocks, scale: float
 ) -> tuple[Int64, Rows, Counts, Counts, Counts]:
     """Return the neighbours of every state's context as in `model.sparse`, with three sets of weights that sum to 1."""
     states, height = len(row_Q), len(blocks.first)
     start_Q = np.zeros(states + 1, np.int64)
-    dense = np.zeros((height, 3), np.float32)
-    seen = np.zeros(height, np.bool_)
-    rows = np.empty(1024, np.int32)
-    q0, q1, q2 = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
+    dense, seen = np.zeros((height, 3), np.float32), np.zeros(height, np.bool_)
+    rows = np.empty(CONTEXT * MAX_BLOCKS * BLOCK, np.int32)
+    q0, q1, q2 = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
     size = 0
     for state in range(states):
+        if len(rows) - size < CONTEXT * MAX_BLOCKS * BLOCK:
+            rows, q0, q1, q2 = grown(rows), grown(q0), grown(q1), grown(q2)
         line, latest = row_Q[state], position_Q[state]
         begin, weight = size, np.float32(1.0)
         for lag in range(min(CONTEXT, latest + 1)):
@@ -175,38 +178,49 @@ def walk(
                 if opens_RT[line, latest - lag + 1]:
                     weight *= np.float32(ACROSS)
             item = rows_RT[line, latest - lag]
-            if item == 0:
-                continue
-            share = weight / np.float32(np.sqrt(blocks.total[item] * scale + 1.0))
-            block = blocks.first[item]
-            while block != 0:
-                for place in range(BLOCK):
-                    other = blocks.neighbour[block, place]
-                    if other == 0:
-                        continue
-                    if not seen[other]:
-                        seen[other] = True
-                        if size == len(rows):
-                            rows = grown(rows, 2 * size)
-                            q0, q1, q2 = grown(q0, 2 * size), grown(q1, 2 * size), grown(q2, 2 * size)
-                        rows[size] = other
-                        size += 1
-                    after = (blocks.count[block, place, 0] + blocks.count[block, place, 1]) * share
-                    if lag == 0:
-                        dense[other, 0] += blocks.count[block, place, 0]
-                    dense[other, 1] += after
-                    dense[other, 2] += after + np.float32(BACKWARD) * blocks.count[block, place, 2] * share
-                block = blocks.following[block]
-        sum0, sum1, sum2 = np.float32(1e-30), np.float32(1e-30), np.float32(1e-30)
-        for index in range(begin, size):
-            other = rows[index]
-            sum0, sum1, sum2 = sum0 + dense[other, 0], sum1 + dense[other, 1], sum2 + dense[other, 2]
-        for index in range(begin, size):
-            other = rows[index]
-            q0[index], q1[index], q2[index] = dense[other, 0] / sum0, dense[other, 1] / sum1, dense[other, 2] / sum2
-            dense[other, 0], dense[other, 1], dense[other, 2], seen[other] = 0.0, 0.0, 0.0, False
+            if item != 0:
+                share = weight / np.float32(np.sqrt(blocks.total[item] * scale + 1.0))
+                size = visit(blocks, item, share, lag, dense, seen, rows, size)
+        share_out(rows, begin, size, dense, seen, q0, q1, q2)
         start_Q[state + 1] = size
     return start_Q, rows[:size], q0[:size], q1[:size], q2[:size]
+
+
+@compiled
+def visit(
+    blocks: Blocks, item: int, share: np.float32, lag: int, dense: Counts, seen: Bool, rows: Rows, size: int
+) -> int:
+    """Add up the counts of an item's neighbours by row, and list those not seen yet; returns how many are listed."""
+    block = blocks.first[item]
+    while block != 0:
+        for place in range(BLOCK):
+            other = blocks.neighbour[block, place]
+            if other == 0:
+                continue
+            if not seen[other]:
+                seen[other] = True
+                rows[size] = other
+                size += 1
+            after = (blocks.counts[block, place, 0] + blocks.counts[block, place, 1]) * share
+            if lag == 0:
+                dense[other, 0] += blocks.counts[block, place, 0]
+            dense[other, 1] += after
+            dense[other, 2] += after + np.float32(BACKWARD) * blocks.counts[block, place, 2] * share
+        block = blocks.following[block]
+    return size
+
+
+@compiled
+def share_out(rows: Rows, begin: int, stop: int, dense: Counts, seen: Bool, q0: Counts, q1: Counts, q2: Counts) -> None:
+    """Turn what was added up for the listed rows into weights that sum to 1, and clear it."""
+    sum0, sum1, sum2 = np.float32(1e-30), np.float32(1e-30), np.float32(1e-30)
+    for index in range(begin, stop):
+        other = rows[index]
+        sum0, sum1, sum2 = sum0 + dense[other, 0], sum1 + dense[other, 1], sum2 + dense[other, 2]
+    for index in range(begin, stop):
+        other = rows[index]
+        q0[index], q1[index], q2[index] = dense[other, 0] / sum0, dense[other, 1] / sum1, dense[other, 2] / sum2
+        dense[other, 0], dense[other, 1], dense[other, 2], seen[other] = 0.0, 0.0, 0.0, False
 
 
 @compiled
@@ -262,7 +276,9 @@ def add(
                 if free_block == 0:
                     free_block, free_place = block, place
             else:
-                weight = blocks.count[block, place, 0] + blocks.count[block, place, 1] + blocks.count[block, place, 2]
+                weight = (
+                    blocks.counts[block, place, 0] + blocks.counts[block, place, 1] + blocks.counts[block, place, 2]
+                )
                 if weight < weakest:
                     weak_block, weak_place, weakest = block, place, weight
         block = blocks.following[block]
@@ -272,10 +288,10 @@ def add(
             append(blocks, item, free_block)
         else:
             free_block, free_place = weak_block, weak_place
-            blocks.total[item] -= blocks.count[weak_block, weak_place, 0] + blocks.count[weak_block, weak_place, 1]
-            blocks.count[weak_block, weak_place, :] = 0.0
+            blocks.total[item] -= blocks.counts[weak_block, weak_place, 0] + blocks.counts[weak_block, weak_place, 1]
+            blocks.counts[weak_block, weak_place, :] = 0.0
     blocks.neighbour[free_block, free_place] = other
-    blocks.count[free_block, free_place, column] += np.float32(amount)
+    blocks.counts[free_block, free_place, column] += np.float32(amount)
     if column < 2:
         blocks.total[item] += amount
 
@@ -311,17 +327,15 @@ def hand_out(
                 before = blocks.following[before]
             blocks.following[before] = blocks.following[block]
         for place in range(BLOCK):
-            blocks.total[item] -= blocks.count[block, place, 0] + blocks.count[block, place, 1]
+            blocks.total[item] -= blocks.counts[block, place, 0] + blocks.counts[block, place, 1]
     blocks.neighbour[block, :] = 0
-    blocks.count[block, :, :] = 0.0
+    blocks.counts[block, :, :] = 0.0
     blocks.owner[block] = 0
-    return block
+    return int(block)
 
 
 @compiled
-def erase(
-    gone: Bool, blocks: Blocks
-) -> None:
+def erase(gone: Bool, blocks: Blocks) -> None:
     """Clear rows wherever they stand; their blocks wait, empty and without owner, for their turn to be handed out."""
     for row in range(len(blocks.first)):
         if gone[row]:
@@ -330,10 +344,10 @@ def erase(
         if gone[blocks.owner[block]]:
             blocks.owner[block], blocks.following[block] = 0, 0
             blocks.neighbour[block, :] = 0
-            blocks.count[block, :, :] = 0.0
+            blocks.counts[block, :, :] = 0.0
             continue
         for place in range(BLOCK):
             if gone[blocks.neighbour[block, place]]:
-                blocks.total[blocks.owner[block]] -= blocks.count[block, place, 0] + blocks.count[block, place, 1]
+                blocks.total[blocks.owner[block]] -= blocks.counts[block, place, 0] + blocks.counts[block, place, 1]
                 blocks.neighbour[block, place] = 0
-                blocks.count[block, place, :] = 0.0
+                blocks.counts[block, place, :] = 0.0

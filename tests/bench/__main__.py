@@ -12,7 +12,7 @@ BENCHES = {"accuracy": accuracy.main}
 def main() -> int:
     """Run the bench that is named first."""
     if len(sys.argv) < 2 or sys.argv[1] not in BENCHES:
-        print(f"usage: python -m tests.bench {{{','.join(BENCHES)}}} ...", file=sys.stderr)
+        sys.stderr.write(f"usage: python -m tests.bench {{{','.join(BENCHES)}}} ...\n")
         return 64
     return BENCHES[sys.argv[1]](sys.argv[2:])
 

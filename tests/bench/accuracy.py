@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -114,7 +115,7 @@ def ader(options, seed):
     path = Path(options.data) / options.set / "events.parquet"
     periods, settings, clock = Periods(path, options.limit), settings_of(options, seed), SystemClock()
     source = open_source(path, settings.input)
-    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s), clock)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     pipeline = Pipeline(settings, source, Discard(), parts, clock)
     rows, before = [], (0, 0.0, 0.0)
     begin = time.monotonic()
@@ -128,7 +129,7 @@ def ader(options, seed):
         row["events_per_s"] = pipeline.records / (time.monotonic() - begin)
         before = after
         rows.append(row)
-        print(json.dumps(row), flush=True)
+        say(json.dumps(row))
     source.close()
     names = [name for name in rows[-1] if name != "period"]
     mean = {name: float(np.mean([row[name] for row in rows[1:]])) for name in names}
@@ -144,7 +145,7 @@ def sums(evaluation):
 def frozen(parts, tested, settings):
     """Predict the actions of a period without learning anything of them."""
     histories = Histories(settings.history, settings.input)
-    histories.assign([TopicPartition("tested", 0)])
+    histories.begin(TopicPartition("tested", 0))
     record = Record("tested", 0, 0, 0, None, None)
     ranks = []
     for start in range(0, len(tested[0]), SCORING_EVENTS):
@@ -172,17 +173,22 @@ def event(record, user, item):
     )
 
 
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def show(result):
     if "mean" in result:
-        print({name: round(value, 4) for name, value in result["mean"].items()})
+        say(str({name: round(value, 4) for name, value in result["mean"].items()}))
         return
     for name, figures in result["methods"].items():
         text = "  ".join(
             f"{part} " + " ".join(f"{key} {value:.4f}" for key, value in values.items())
             for part, values in figures.items()
         )
-        print(f"{name:20} {text}")
-    print(result["speed"])
+        say(f"{name:20} {text}")
+    say(str(result["speed"]))
 
 
 def main(arguments):
