@@ -160,5 +160,5 @@ class Journal:
         return (
             f"the journal of {self._lineage!r} goes on with micro-batch {found} where {wanted} is needed: the state "
             "folder is older than what the journal still holds, or records were deleted. Bring back the newer state "
-            "folder, or start a new lineage (another kafka.instance and an empty snapshot.dir)"
+            "folder, or start a new lineage (another kafka.instance, and a free topics.journal_partition)"
         )

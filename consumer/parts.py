@@ -16,6 +16,7 @@ from consumer.dead_letters import DeadLetterLimit
 from consumer.decode import Decoder
 from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
+from consumer.ports import TopicPartition
 from consumer.snapshots import Image
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from consumer.health import HealthState
     from consumer.histories import Staged
     from consumer.metrics import Metrics
-    from consumer.ports import OffsetRange, Record, TopicPartition
+    from consumer.ports import OffsetRange, Record
     from consumer.settings import Settings
     from consumer.snapshots import Snapshot
     from incremental.drift import Detection
@@ -124,6 +125,17 @@ class Parts:
         self.events += len(considered.events)
         return self.learner.learn(contexts, scored.scores, plan)
 
+    def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
+        """Make records history without predicting or learning from them, and count their micro-batch."""
+        events, rejected = self.decoder.decode_all(records)
+        if events:
+            self.histories.apply(self.histories.stage(events), None)
+        considered = Considered(ranges, events, rejected, plan, None)
+        self.keep(considered)
+        self.unsent = []
+        self.learner.pass_over(plan)
+        return considered
+
     def fold(self, records: Sequence[Record], span: OffsetRange) -> None:
         """Take records into the histories without scoring or learning: how a gained partition catches up."""
         events, _ = self.decoder.decode_all(records)
@@ -154,6 +166,8 @@ class Parts:
         if with_histories:
             for partition in snapshot.positions:
                 self.begin(partition, snapshot)
+            for topic, partition_id, until in worker.values.get("rewound", ()):
+                self.histories.rewound[TopicPartition(topic, partition_id)] = until
 
     def before_reading(self) -> Callable[[], None]:
         """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
@@ -179,6 +193,7 @@ class Parts:
             "decoder": self.decoder.state(),
             "events": self.events,
             "unsent": [detection_values(detection) for detection in self.unsent],
+            "rewound": [[*partition, until] for partition, until in sorted(self.histories.rewound.items())],
         }
         state = State(values=values)
         state.put("learner", self.learner.state())

@@ -219,9 +219,13 @@ class Snapshots:
         return best
 
     def oldest_journal_offset(self) -> int | None:
-        """Return up to where the journal is not needed any more: that of the oldest snapshot kept."""
-        names = self.names()
-        return self.open(names[0]).journal_offset if names else None
+        """Return up to where the journal is not needed any more: that of the oldest snapshot kept that can be read."""
+        for name in self.names():
+            try:
+                return self.open(name).journal_offset
+            except StateError:
+                continue
+        return None
 
     def open(self, name: str) -> Snapshot:
         """Read one manifest. Raises StateError where it is missing, damaged or of another format."""
@@ -259,5 +263,6 @@ class Snapshots:
         if changed:
             raise StateError(
                 f"{snapshot.name} was made with other settings of {', '.join(changed)}: set them back, or start a new "
-                "lineage (another kafka.instance; --init takes over what was learned where the model is the same)"
+                "lineage (another kafka.instance, and a free topics.journal_partition; --init takes over what was "
+                "learned where the model is the same)"
             )

@@ -37,7 +37,8 @@ class KafkaSource:
     How a rebalance goes:
     1. The client's callbacks, which run on its I/O thread inside `poll`, only note what was assigned.
     2. A poll that saw a new assignment returns no records; whatever the client had fetched is dropped.
-    3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none.
+    3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none, or from the
+       topic's beginning where `recovery.on_truncation` lets go of what retention has passed by.
     4. A kept partition whose committed offset has passed our position was read by another member meanwhile, so what
        this worker remembers of it is stale: LostPartitions.
     """
@@ -47,6 +48,7 @@ class KafkaSource:
         self._topic = settings.topics.events
         self._clock = clock
         self._until_end = until_end
+        self._skips_gone = settings.recovery.on_truncation == "earliest"
         self._position: dict[TopicPartition, int] = {}
         self._end: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
@@ -80,7 +82,7 @@ class KafkaSource:
         if owner.generation_id < 0 or not owner.member_id:
             self._rewind(self._position)
             return self._empty()
-        ranges = () if self._held else self._ranges()
+        ranges = () if self._held else self._ranges(fetched)
         records = tuple(record_of(r) for partition in sorted(fetched) for r in fetched[partition])
         self._position.update({r.partition: r.stop for r in ranges})
         return Batch(records, ranges, frozenset(self._position), owner)
@@ -141,6 +143,8 @@ class KafkaSource:
                 raise
             return {}  # a group without committed offsets: _take_over decides where to begin
         except k.KafkaError as error:
+            if isinstance(error, k.OffsetOutOfRangeError) and self._noted.assigned is not None:
+                return {}  # the client went to the committed offset by itself: _take_over decides whether that stands
             if not error.retriable:
                 raise self._fail(translate(error, f"reading topic {self._topic}")) from error
             return self._wait_out(error, limits)
@@ -166,7 +170,8 @@ class KafkaSource:
         partitions = sorted(assigned)
         committed = {tp: self._committed(tp) for tp in partitions}
         ends = self._lookup(self._consumer.end_offsets, partitions)
-        begin = self._lookup(self._consumer.beginning_offsets, partitions) if self._from_start else ends
+        first = self._lookup(self._consumer.beginning_offsets, partitions)
+        begin = first if self._from_start else ends
         before = self._position
         for tp, offset in committed.items():
             if offset is not None and offset > before.get(tp, offset):
@@ -176,9 +181,20 @@ class KafkaSource:
         self._end = ends
         self._target = {tp: self._target.get(tp, ends[tp]) for tp in partitions}
         self._position = {}
-        self._rewind({tp: begin[tp] if offset is None else offset for tp, offset in committed.items()})
+        self._rewind(
+            {tp: begin[tp] if at is None else self._still_there(tp, at, first[tp]) for tp, at in committed.items()}
+        )
         self._joined = True
         log.info("partitions assigned", topic=self._topic, partitions=[tp.partition for tp in partitions])
+
+    def _still_there(self, tp: TopicPartition, committed: int, first: int) -> int:
+        """Where to go on: behind what the topic no longer holds, where the settings say so."""
+        if committed < first and self._skips_gone:
+            log.warning(
+                "the topic no longer holds events that were not read", partition=tp.partition, gone=first - committed
+            )
+            return first
+        return committed
 
     @property
     def _from_start(self) -> bool:
@@ -209,13 +225,16 @@ class KafkaSource:
             self._consumer.seek(KafkaPartition(*tp), offset)
         self._position = {**self._position, **positions}
 
-    def _ranges(self) -> tuple[OffsetRange, ...]:
-        """What was passed over in this poll: records, and markers of transactions behind the last of them."""
+    def _ranges(self, fetched: Mapping[Any, Any]) -> tuple[OffsetRange, ...]:
+        """What was passed over in this poll: records, and markers of transactions behind the last of them.
+
+        The client's highwater can be older than the records that it hands out: those decide first.
+        """
         ranges = []
         for tp in sorted(self._position):
             start = self._position[tp]
             self._end[tp] = max(self._end[tp], self._consumer.highwater(KafkaPartition(*tp)) or 0)
-            if self._end[tp] > start:
+            if KafkaPartition(*tp) in fetched or self._end[tp] > start:
                 stop = self._consumer.position(KafkaPartition(*tp), timeout_ms=self._kafka.request_timeout_ms)
                 if stop is not None and stop > start:
                     ranges.append(OffsetRange(tp, start, stop))

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 
-from deploy.broker import LocalBroker
 from tests.faults.catalogue import SCENARIOS
 from tests.faults.hooks import MUTANTS
 from tests.faults.run import run_scenario
@@ -31,13 +30,17 @@ def main() -> int:
             verdict = run_scenario(
                 scenario, broker, given.seed, long=given.long, whole=given.whole, mutant=given.mutant, keep=given.keep
             )
-        print(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines(), sep="\n", flush=True)
+        say(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines())
         broken += [] if verdict.ok else [name]
-    print(
-        f"{len(names) - len(broken)} of {len(names)} scenarios as they must be"
-        + (f"; broken: {broken}" if broken else "")
+    say(
+        f"{len(names) - len(broken)} of {len(names)} scenarios as they must be", *(f"broken: {name}" for name in broken)
     )
     return 1 if broken else 0
+
+
+def say(*lines: str) -> None:
+    """Print lines at once: a soak is watched while it runs."""
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - the answer to the command
 
 
 if __name__ == "__main__":

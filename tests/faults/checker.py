@@ -24,7 +24,7 @@ from tests.faults.reader import OFFSETS_TOPIC, answer_of, group_log, read_all
 from tests.faults.traffic import POISON
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from consumer.settings import Settings
     from model.state import State
@@ -122,7 +122,7 @@ def gather(cluster: Cluster, live: list[Seen], faults: list[Fault]) -> Evidence:
     )
 
 
-def _journal(records: Sequence[Seen]) -> dict[str, list[tuple[int, list[tuple[int, int, int]]]]]:
+def _journal(records: Iterable[Seen]) -> dict[str, list[tuple[int, list[tuple[int, int, int]]]]]:
     """By lineage: number and ranges of each micro-batch."""
     found: dict[str, list[tuple[int, list[tuple[int, int, int]]]]] = defaultdict(list)
     for seen in sorted(records, key=lambda seen: seen.place):
@@ -203,8 +203,8 @@ def torn(evidence: Evidence) -> list[str]:
             if there != meant:
                 problems.append(f"{lineage}@{batch}: {len(there - meant)} too many, {len(meant - there)} missing")
     problems += [f"{lineage}@{batch}: no journal entry" for lineage, batch in by_batch]
-    journalled = Counter((p, stop) for e in evidence.journal.values() for _, ranges in e for p, _, stop in ranges)
-    committed = Counter((commit.partition, commit.offset) for commit in evidence.group.commits)
+    journalled = {(p, stop) for e in evidence.journal.values() for _, ranges in e for p, _, stop in ranges}
+    committed = {(commit.partition, commit.offset) for commit in evidence.group.commits}
     problems += [f"offset {at} journalled, not committed" for at in journalled - committed]
     problems += [f"offset {at} committed, not journalled" for at in committed - journalled]
     return problems

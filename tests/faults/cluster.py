@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from confluent_kafka import IsolationLevel
 from confluent_kafka import TopicPartition as Theirs
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
-from confluent_kafka import IsolationLevel
 
 from consumer.load_settings import show
 from consumer.settings import Settings
@@ -95,6 +96,11 @@ class Cluster:
         admin = self.admin()  # it must live until the answer is there
         for created in admin.create_topics(topics, operation_timeout=ADMIN_S).values():
             created.result(ADMIN_S)
+        deadline = time.monotonic() + ADMIN_S
+        while not {topic.topic for topic in topics} <= admin.list_topics(timeout=ADMIN_S).topics.keys():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the topics were created and are not known")
+            time.sleep(0.05)  # the broker's own metadata comes a moment later
 
     def add_partitions(self, count: int) -> None:
         """Let the input topic have `count` partitions from now on."""

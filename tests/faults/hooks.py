@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consumer.journal import Journal
 from consumer.kafka_io.client import KafkaProducer, errors
 from consumer.kafka_io.sink import KafkaSink
 from consumer.parts import Parts
+from consumer.pipeline import Pipeline
 from consumer.recovery import Recovery
-from consumer.snapshots import MANIFEST
+from consumer.snapshots import MANIFEST, Snapshot
 from consumer.state_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,14 @@ POINTS: dict[str, tuple[type, str, Callable[..., bool] | None]] = {
 """Name → class, method, and (optional) which calls of it count. The name says whether before or after the call."""
 
 
+def _replace(owner: type, name: str, method: Callable[..., Any]) -> None:
+    setattr(owner, name, method)
+
+
 def _unchecked_futures() -> None:
     """Commit without a look at what became of the records."""
-    KafkaSink._flush = lambda _sink: None
-    KafkaSink._check = lambda _sink, _futures: None
+    _replace(KafkaSink, "_flush", lambda _sink: None)
+    _replace(KafkaSink, "_check", lambda _sink, _futures: None)
 
 
 def _offsets_outside() -> None:
@@ -116,12 +122,12 @@ def _offsets_outside() -> None:
     commit = KafkaSink.commit
 
     def outside(sink: Any, outputs: Any, batch: Any) -> None:
-        KafkaProducer.send_offsets_to_transaction = lambda *_: None
         commit(sink, outputs, batch)
         _KILL_BETWEEN.passed()
         sink._source.commit(batch)
 
-    KafkaSink.commit = outside
+    _replace(KafkaProducer, "send_offsets_to_transaction", lambda *_: None)
+    _replace(KafkaSink, "commit", outside)
 
 
 class _Point:
@@ -132,7 +138,7 @@ class _Point:
 
 
 _KILL_BETWEEN = _Point()
-POINTS["before_between"] = (_Point, "passed", None)
+POINTS["before_offsets_outside"] = (_Point, "passed", None)
 
 
 def _no_redo() -> None:
@@ -148,47 +154,39 @@ def _no_redo() -> None:
         recovery._parts.learner.batch = last
         return 0
 
-    Recovery.redo = pretend
+    _replace(Recovery, "redo", pretend)
 
 
 def _journal_of(recovery: Any, past: Any) -> Any:
-    from consumer.journal import Journal
-
     journal = Journal(past, recovery._journal_partition, recovery._parts.lineage)
     return journal.after(recovery._parts.batch, recovery.journal_offset)
 
 
 def _no_hash_check() -> None:
     """Believe whatever stands in a snapshot's files."""
-    from consumer.snapshots import Snapshot
-
-    Snapshot._file = lambda snapshot, name: snapshot.store.read(f"{snapshot.name}/{name}")
+    _replace(Snapshot, "_file", lambda snapshot, name: snapshot.store.read(f"{snapshot.name}/{name}"))
 
 
 def _keep_before_commit() -> None:
     """Let the events become history before it is known that they are committed."""
-    from consumer.pipeline import Pipeline
-
     judge, keep = Pipeline._judge, Parts.keep
 
     def eager(pipeline: Any, batch: Any, considered: Any) -> None:
         judge(pipeline, batch, considered)
         keep(pipeline.parts, considered)
 
-    Pipeline._judge = eager
+    _replace(Pipeline, "_judge", eager)
 
 
 def _no_journal() -> None:
     """Commit outputs and offsets without the journal entry."""
-    from consumer.pipeline import Pipeline
-
     outputs = Pipeline._outputs
 
     def without(pipeline: Any, considered: Any) -> Any:
         topic = pipeline.settings.topics.journal
         return [output for output in outputs(pipeline, considered) if output.topic != topic]
 
-    Pipeline._outputs = without
+    _replace(Pipeline, "_outputs", without)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -41,6 +41,10 @@ class Proxy:
         with self._lock:
             self._api, self._cut = api, cut
 
+    def has_dropped(self, count: int) -> bool:
+        """Whether so many answers were swallowed so far."""
+        return self.dropped >= count
+
     def close(self) -> None:
         """End all connections."""
         self._listener.close()

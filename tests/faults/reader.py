@@ -161,13 +161,21 @@ _EOF = -191  # librdkafka: the end of a partition
 
 
 def assign(consumer: Consumer, topics: Sequence[str]) -> list[tuple[str, int]]:
-    """Assign all partitions of the topics from their beginning."""
-    found = []
-    for topic in topics:
-        known = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        found += [(topic, partition) for partition in known]
+    """Assign all partitions of the topics from their beginning. Raises TimeoutError where a topic stays unknown."""
+    found = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
     consumer.assign([Theirs(topic, partition, 0) for topic, partition in found])
     return found
+
+
+def partitions_of(consumer: Consumer, topic: str) -> list[int]:
+    """Return a topic's partitions; a topic that was made a moment ago has none yet, and is asked for again."""
+    deadline = time.monotonic() + READ_S
+    while time.monotonic() < deadline:
+        known = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
+        if known:
+            return known
+        time.sleep(0.05)
+    raise TimeoutError(f"{topic} is not known")
 
 
 def seen_of(message: Message) -> Seen:

@@ -51,6 +51,8 @@ class Scenario:
     may_stop: bool = False
     """Whether workers rightly end for good with work left: then only what they committed is judged."""
     broker: Callable[[], AbstractContextManager[LocalBroker]] = LocalBroker
+    rounds: int = 0
+    """How often the fault is repeated; 0 leaves it to the scenario and to --long."""
     disk_bytes: int = 0
     """Where not 0, the state folder is a file system of its own, of this size."""
 
@@ -97,6 +99,10 @@ class Run:
             self.workers.start(number)
         self.traffic.start()
 
+    def rounds(self, usual: int) -> int:
+        """Return how often the fault is to be repeated."""
+        return self.scenario.rounds or usual * self.times
+
     def shares(self, count: int) -> list[float]:
         """Return `count` moments of the run, in order, each at a random place of its part of it."""
         return [(i + 0.15 + 0.6 * self.draw.random()) / count for i in range(count)]
@@ -142,6 +148,13 @@ class Run:
             fault.before = self.reader.progress
             fault.struck = self.workers.hits[-1] == point and (code is None or process.wait() == code)
 
+    def hit_alive(self, process: WorkerProcess, point: str) -> None:
+        """Wait until a hook has struck in a worker that goes on, note the fault."""
+        with self.fault(point) as fault:
+            self.wait(lambda: point in self.workers.hits, f"the point {point}", tend=False)
+            fault.before = self.reader.progress
+            fault.struck = process.code is None
+
     def settle(self) -> None:
         """Wait until every record that was written has its answer, nothing more comes, and the group has no lag."""
         if self.workers.unwanted and self.scenario.may_stop:
@@ -185,6 +198,14 @@ class Run:
     def log(self, number: int) -> str:
         """Return what an instance has said."""
         return (self.folder / f"w{number}.log").read_text(encoding="utf-8")
+
+    def recoveries(self, number: int) -> int:
+        """Return how often an instance has begun to recover while it ran."""
+        return self.log(number).count('"message": "recovering"')
+
+    def has_recovered(self, number: int, times: int) -> bool:
+        """Whether it has done so so many times."""
+        return self.recoveries(number) >= times
 
     def lag(self) -> int:
         """Return how many offsets the group has left to do."""
@@ -246,5 +267,6 @@ def run_scenario(
     finally:
         run.close(keep=keep or not verdict.ok)
     if keep or not verdict.ok:
+        shutil.copy(broker.log_path, run.folder / "broker.log")
         verdict.facts.append(f"logs and state: {run.folder}")
     return verdict

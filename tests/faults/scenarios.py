@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.faults.hooks import Hook
@@ -28,7 +29,7 @@ KILL_POINTS = (
 def kill_at_random(run: Run) -> None:
     """Kill -9 at random moments, again and again."""
     seconds = []
-    for share in run.shares(20 if run.long else 4):
+    for share in run.shares(run.rounds(4)):
         run.until(share)
         at = time.monotonic()
         run.kill(0)
@@ -56,7 +57,7 @@ def kill_before_learning(run: Run) -> None:
     """Kill -9 after the commit, before anything of it is learned: the journal alone knows."""
     run.until(0.1)
     run.kill(0, again=False)
-    for count in range(1, 4 * run.times):
+    for count in range(1, run.rounds(3) + 1):
         process = run.workers.start(0, hooks=[Hook("after_commit" if count % 2 else "before_learn", 7)])
         run.hit(process, "after_commit" if count % 2 else "before_learn", count=count)
         run.workers.running.pop(0, None)
@@ -79,15 +80,16 @@ def sigterm(run: Run) -> None:
 
 def zombie(run: Run) -> None:
     """A worker sleeps past its session, another takes its partitions over, then it wakes up."""
-    for number, share in enumerate(run.shares(2 * run.times)):
+    for turn, share in enumerate(run.shares(run.rounds(2))):
         run.until(share)
-        sleeper = run.workers.running[number % 2]
-        with run.fault(f"SIGSTOP w{number % 2} past its session") as fault:
+        number = turn % 2
+        sleeper = run.workers.running[number]
+        with run.fault(f"SIGSTOP w{number} past its session") as fault:
+            recoveries = run.recoveries(number)
             sleeper.signal(signal.SIGSTOP)
             time.sleep(7.5)
-            before = run.log(number % 2).count("recovering")
             sleeper.signal(signal.SIGCONT)
-            run.wait(lambda n=number, b=before: run.log(n % 2).count("recovering") > b, "the zombie notices")
+            run.wait(partial(run.has_recovered, number, recoveries + 1), "the zombie notices")
             fault.struck = sleeper.code is None
         run.more(50)
 
@@ -118,7 +120,7 @@ def twins(run: Run) -> None:
 
 def join_and_leave(run: Run) -> None:
     """Workers join and leave all the time; the partitions and what is known of their users move with them."""
-    for round_, share in enumerate(run.shares(3 * run.times)):
+    for round_, share in enumerate(run.shares(run.rounds(3))):
         run.until(share)
         number = 1 + round_ % 3
         if number in run.workers.running:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.faults.hooks import Hook
@@ -30,7 +30,7 @@ def broker_restart(run: Run) -> None:
 def broker_kill(run: Run) -> None:
     """The broker is killed under load: commits of unknown outcome."""
     seconds = []
-    for share in run.shares(2 * run.times):
+    for share in run.shares(run.rounds(2)):
         run.until(share)
         with run.fault("broker kill -9"):
             run.broker.kill()
@@ -109,10 +109,10 @@ def _replies_lost(run: Run, api: int) -> None:
     run.until(0.1)
     for how in ("silent", "cut") * run.times:
         with run.fault(f"reply {how}") as fault:
-            before = proxy.dropped
+            wanted = proxy.dropped + 1
             proxy.drop(api, cut=how == "cut")
-            run.wait(lambda before=before: proxy.dropped > before, "a reply is dropped")
-            fault.struck = True
+            run.wait(partial(proxy.has_dropped, wanted), "a reply is dropped")
+            fault.struck = proxy.has_dropped(wanted)
         run.more(100, BROKER_S)
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run
 
-FULL_BYTES = 1 << 20
-
 
 def snapshots_damaged(run: Run) -> None:
     """The newest snapshot is damaged in every way there is while the worker is away: an older one serves."""
@@ -88,17 +86,22 @@ def all_state_gone(run: Run) -> None:
 
 
 def disk_full(run: Run) -> None:
-    """The state folder's disk is full: the worker goes on with the snapshots that it has, and says so."""
-    small = run.cluster.state_dir
+    """The state folder's disk is full: the worker goes on with the snapshots that it has; one that starts ends with 78."""
+    folder = run.cluster.state_dir
     run.until(0.2)
     run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
     with run.fault("disk full") as fault:
-        (small / "ballast").write_bytes(b"x" * _free(small))
-        run.until(0.5)
-        run.kill(0)
-        run.more(100)
-        fault.struck = "snapshot failed" in run.log(0)
-    (small / "ballast").unlink()
+        ballast = folder / "ballast"
+        ballast.write_bytes(b"x" * _free(folder))
+        try:
+            run.until(0.5)
+            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
+            run.kill(0, again=False)
+            fault.struck = run.workers.start(0).wait() == 78
+        finally:
+            run.workers.running.pop(0, None)
+            ballast.unlink()
+    run.workers.start(0)
     run.more(100)
 
 
@@ -109,17 +112,19 @@ def _free(folder: Path) -> int:
 
 def read_only(run: Run) -> None:
     """The state folder becomes read-only: the worker goes on; one that starts then says so and ends with 78."""
-    small = run.cluster.state_dir
+    folder = run.cluster.state_dir
     run.until(0.2)
     run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
     with run.fault("read-only") as fault:
-        remount(small, "ro")
-        run.until(0.5)
-        run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
-        run.kill(0, again=False)
-        fault.struck = run.workers.start(0).wait() == 78
-        run.workers.running.pop(0)
-    remount(small, "rw")
+        remount(folder, "ro")
+        try:
+            run.until(0.5)
+            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
+            run.kill(0, again=False)
+            fault.struck = run.workers.start(0).wait() == 78
+        finally:
+            run.workers.running.pop(0, None)
+            remount(folder, "rw")
     run.workers.start(0)
     run.more(100)
 
@@ -171,8 +176,8 @@ STATE_SCENARIOS = (
     Scenario("poison-rare", just_run, shape=_shape(poison=0.001)),
     Scenario("poison", just_run, shape=_shape(poison=0.05)),
     Scenario("poison-all", all_poison, may_stop=True),
-    Scenario("disk-full", disk_full, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=FULL_BYTES * 8),
-    Scenario("read-only", read_only, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=FULL_BYTES * 64),
+    Scenario("disk-full", disk_full, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=8 << 20),
+    Scenario("read-only", read_only, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=64 << 20),
     Scenario(
         "big-records", just_run, events=1500, shape=_shape(strange=0.01, make_strange=big, strange_is_poison=True)
     ),

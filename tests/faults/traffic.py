@@ -80,6 +80,9 @@ class Traffic(threading.Thread):
 
     def add_partitions(self, count: int) -> None:
         """Write to so many partitions from now on; users stay where they are, new ones come to the new partitions."""
+        topic = self.cluster.topic("events")
+        while len(self._producer.list_topics(topic, timeout=30).topics[topic].partitions) < count:
+            time.sleep(0.05)
         self._partitions = count
 
     def run(self) -> None:

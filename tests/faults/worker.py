@@ -41,7 +41,8 @@ def work(orders: Orders) -> None:
     for text in orders.hooks:
         arm(Hook.read(text), Path(orders.hits))
     code = main(["run", "-c", orders.config])
-    print(f"exit code {code}", flush=True)
+    sys.stdout.write(f"exit code {code}\n")
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # threads of a client that hangs do not keep the process
 
