@@ -73,7 +73,7 @@ class Model:
         self.sessions = Sessions(self.items, half_life, settings.memory_sessions)
         self.replies = Replies(self.items)
         self.statistics = ItemStatistics(self.items)
-        names = [name for name in COMPONENTS if name not in settings.leave_out]
+        names = [name for name in COMPONENTS if name not in settings.leave_out.split(",")]
         self.mixture = Mixture(names)
         self.summits = [names.index(name) for name in SUMMITS if name in names]
         self.ranker = Ranker(len(names) + 1 + FIXED, len(names), seed)

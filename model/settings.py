@@ -52,8 +52,8 @@ class ModelSettings(Section):
     """Pairs of items whose transitions are counted (16 bytes each); the oldest make room."""
     memory_sessions: Annotated[int, Field(ge=16)] = Field(100_000, json_schema_extra=IDENTITY)
     """Latest sessions among which similar ones are looked for (250 bytes each)."""
-    leave_out: list[str] = Field([], json_schema_extra=IDENTITY)
-    """Components to do without, for measuring what each is worth."""
+    leave_out: str = Field("", json_schema_extra=IDENTITY)
+    """Names of components to do without, comma-separated: for measuring what each is worth."""
     epsilon: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, json_schema_extra=IDENTITY)
     """Share of every component's probability that is spread evenly over the admitted items and `unknown`."""
     proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=IDENTITY)

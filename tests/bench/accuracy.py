@@ -56,7 +56,7 @@ def parse(arguments):
 
 
 def settings_of(options, seed):
-    sections = {"worker": {"seed": seed}, "model": {"leave_out": options.ablate}}
+    sections = {"worker": {"seed": seed}, "model": {"leave_out": ",".join(options.ablate)}}
     for change in options.change:
         name, _, value = change.partition("=")
         section, _, key = name.partition(".")

@@ -92,7 +92,7 @@ def test_forgetting_a_user_changes_nothing_that_is_counted_by_item():
 
 
 def test_a_component_can_be_left_out():
-    worker = Worker(small_settings(model={"leave_out": ["transitions", "own_counts"]}))
+    worker = Worker(small_settings(model={"leave_out": "transitions,own_counts"}))
     worker.run(random_events(64))
     assert worker.model.mixture.names == [name for name in COMPONENTS if name not in {"transitions", "own_counts"}]
     _, scores, _ = worker.look(random_events(10, seed=2))
