@@ -6,7 +6,7 @@ STAMP := .venv/installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit integration bench lock clean
+.PHONY: help install demo test lint types unit integration bench soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ integration: $(STAMP) ## the tests against a real broker, which is started when 
 
 bench: $(STAMP) ## what exactly-once and snapshots cost; figures are kept in tests/bench/LOG.md
 	$(BIN)/python -m tests.bench.delivery $(ARGS)
+
+soak: $(STAMP) ## faults on a real broker, all of them, with many events each; hours
+	$(BIN)/python -m tests.faults --long $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock

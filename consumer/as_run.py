@@ -18,13 +18,13 @@ from consumer.ports import TopicPartition
 from consumer.recovery import redo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from consumer.parts import Parts
+    from consumer.parts import Considered, Parts
     from consumer.ports import Past
     from consumer.settings import Settings
-    from consumer.snapshots import Snapshots
+    from consumer.snapshots import Snapshot, Snapshots
 
 log = structlog.get_logger()
 
@@ -50,57 +50,89 @@ def replay_as_run(
     snapshots: Snapshots,
     past: Past,
     wanted: AsRun,
-    after_each: Callable[[int], None] | None = None,
+    after_each: Callable[[Considered], None] | None = None,
 ) -> int:
     """Redo a lineage's journal into fresh `parts`; returns the number of micro-batches.
 
-    Begins cold where the journal is whole, else from the oldest snapshot kept. Raises StateError where neither fits.
+    Begins cold where the journal is whole, else from the oldest snapshot kept. Raises StateError where neither fits, and
+    where micro-batch `to_batch` is not there.
     """
     journal = Journal(past, TopicPartition(settings.topics.journal, settings.topics.journal_partition), parts.lineage)
-    first, skipped = _look_through(journal, parts.lineage)
+    first, last, skipped = _look_through(journal)
+    _check_settings(snapshots)
     if first == 1:
         _begin_cold(journal, parts, settings, wanted.init)
     else:
         _begin_from_oldest(snapshots, parts, first)
+    last = max(last, parts.batch)
+    if wanted.to_batch is not None and not parts.batch <= wanted.to_batch <= last:
+        raise StateError(f"there is no state of micro-batch {wanted.to_batch}: there are {parts.batch} to {last}")
     count = 0
     for journaled in journal.after(parts.batch):
         entry = journaled.entry
         if wanted.to_batch is not None and entry.batch > wanted.to_batch:
             break
-        redo(entry, parts, past, snapshots, NoMembership(), skip=entry.batch in skipped)
+        considered = redo(
+            entry,
+            parts,
+            past,
+            snapshots,
+            NoMembership(),
+            skip=entry.batch in skipped,
+            truncation=settings.recovery.on_truncation,
+        )
         count += 1
         if after_each is not None:
-            after_each(entry.batch)
+            after_each(considered)
     return count
 
 
-def _look_through(journal: Journal, lineage: str) -> tuple[int, set[int]]:
-    """Return the number of the first micro-batch still in the journal, and all that were skipped later on."""
-    first: int | None = None
+def _look_through(journal: Journal) -> tuple[int, int, set[int]]:
+    """Return the first and the last micro-batch in the journal (0 where it is empty), and all that were skipped."""
+    first, last = 0, 0
     skipped: set[int] = set()
     for journaled in journal.everything():
-        first = first or journaled.entry.batch
+        last = journaled.entry.batch
+        first = first or last
         skipped.update(journaled.entry.skipped)
-    if first is None:
-        raise StateError(f"the journal has nothing of {lineage!r}: is it the right kafka.instance and topics.journal?")
-    return first, skipped
+    return first, last, skipped
+
+
+def _check_settings(snapshots: Snapshots) -> None:
+    """Raise StateError where the lineage has a snapshot that was made with other identity settings."""
+    for snapshot in _readable(snapshots):
+        snapshots.check_identity(snapshot)
+
+
+def _readable(snapshots: Snapshots) -> Iterator[Snapshot]:
+    """Yield the lineage's snapshots that are whole, the oldest first; say which are not."""
+    for name in snapshots.names():
+        try:
+            snapshot = snapshots.open(name)
+            snapshot.verify()
+        except StateError as error:
+            log.warning("a snapshot was passed over", reason=str(error))
+        else:
+            yield snapshot
 
 
 def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: Path | None) -> None:
     begun_from = next(iter(journal.everything())).entry.begun_from
-    if begun_from is None:
-        return
-    if init is None or begin_from(parts, init, settings) != begun_from:
-        raise StateError("this lineage began from a snapshot: name its folder with --init")
+    if begun_from is None and init is not None:
+        raise StateError("this lineage began cold: leave --init away")
+    if begun_from is not None and (init is None or begin_from(parts, init, settings) != begun_from):
+        raise StateError("this lineage began from a snapshot: name the folder with that one with --init")
 
 
 def _begin_from_oldest(snapshots: Snapshots, parts: Parts, first: int) -> None:
-    names = snapshots.names()
-    if not names:
+    snapshot = next(_readable(snapshots), None)
+    if snapshot is None and not first:
+        raise StateError(
+            f"there is nothing of {parts.lineage!r}, in the journal or in the state folder: is it the right"
+            " kafka.instance, topics.journal and snapshot.dir?"
+        )
+    if snapshot is None:
         raise StateError(f"the journal begins at micro-batch {first} and there is no snapshot before it")
-    snapshot = snapshots.open(names[0])
-    snapshot.verify()
-    snapshots.check_identity(snapshot)
     if snapshot.batch + 1 < first:
         raise StateError(f"the journal begins at micro-batch {first}, the oldest snapshot kept is of {snapshot.batch}")
     parts.restore(snapshot)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from consumer.ages import age_text
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
 from consumer.errors import BadEvent, TidemillError
+from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
+    KafkaPast,
     check_transactions,
     create_command,
     create_topics,
@@ -16,6 +20,7 @@ from consumer.kafka_io import (
     topic_info,
     topic_rights,
 )
+from consumer.ports import OffsetRange, TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +32,10 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "note", "failed"]
 _MARKS = {"ok": "ok    ", "note": "note  ", "failed": "FAILED"}
 _WAIT_S = 15.0
-KEPT = {"cleanup.policy": "delete", "retention.ms": "-1"}
+KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """Of the journal topic: records stay until the worker deletes those that no snapshot needs."""
+_LAST_OFFSETS = 20
+"""Of the journal, in which the last entry is looked for: markers of transactions take offsets too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ def check(settings: Settings, sample: int = 5, *, create: bool = False, clock: C
     """Look at the broker, the topics, the rights and the last `sample` records of the input.
 
     With `create`, missing topics are made first: output topics with as many partitions as the input, all but the
-    journal with the broker's defaults.
+    journal with the broker's defaults; the journal so that it keeps its records.
     Raises nothing that the worker expects: errors become findings.
     """
     return _Check(settings, clock or SystemClock()).run(sample, create=create)
@@ -85,6 +92,7 @@ class _Check:
             self._journal,
             self._rights,
             self._transactions,
+            self._journal_position,
             lambda: self._sample(sample),
         )
         try:
@@ -112,7 +120,8 @@ class _Check:
         topics = self._settings.topics
         names = (*_outputs(topics), topics.events)
         made = create_topics(self._settings, dict.fromkeys(names, partitions), clock=self._clock)
-        made += create_topics(self._settings, {topics.journal: topics.journal_partition + 1}, KEPT, clock=self._clock)
+        places = max(topics.journal_partition + 1, partitions)  # one for each worker that can have something to do
+        made += create_topics(self._settings, {topics.journal: places}, KEPT, clock=self._clock)
         for name in made:
             self._note("note", f"topic {name!r}: created")
         self._found = topic_info(self._settings, self._names, clock=self._clock)
@@ -136,8 +145,12 @@ class _Check:
             self._note(
                 "failed",
                 f"topic {topics.journal!r} has {info.partitions} partitions, but topics.journal_partition is"
-                f" {topics.journal_partition}: add partitions with kafka-topics.sh --alter, or choose another",
+                f" {topics.journal_partition}: choose another that is free, or kafka-topics.sh --bootstrap-server"
+                f" {self._settings.kafka.bootstrap_servers} --alter --topic {topics.journal}"
+                f" --partitions {topics.journal_partition + 1}",
             )
+        if not info.config:
+            self._note("note", f"topic {topics.journal!r}: the broker does not tell its configuration to this user")
         for name, wanted in KEPT.items():
             found = info.config.get(name)
             if found is not None and found != wanted:
@@ -151,16 +164,45 @@ class _Check:
     def _rights(self) -> None:
         rights = topic_rights(self._settings, list(self._found), clock=self._clock)
         for name in self._found:
-            needed = "READ" if name == self._settings.topics.events else "WRITE"
-            if rights[name] and needed not in rights[name]:
-                self._note("failed", f"topic {name!r}: this user has no right to {needed.lower()}")
-            elif not rights[name]:
+            if not rights[name]:
                 self._note("note", f"topic {name!r}: the broker does not tell the rights of this user")
+                continue
+            for needed in self._needed(name):
+                if needed not in rights[name]:
+                    self._note("failed", f"topic {name!r}: this user has no right to {needed.lower()}")
+            if name == self._settings.topics.journal and "DELETE" not in rights[name]:
+                self._note("note", f"topic {name!r}: this user may not delete records, so the journal will only grow")
+
+    def _needed(self, name: str) -> tuple[str, ...]:
+        topics = self._settings.topics
+        return {topics.events: ("READ",), topics.journal: ("READ", "WRITE")}.get(name, ("WRITE",))
 
     def _transactions(self) -> None:
         if self._settings.kafka.delivery == "exactly_once":
             check_transactions(self._settings, clock=self._clock)
             self._note("ok", "transactions: allowed")
+
+    def _journal_position(self) -> None:
+        """What the journal's partition holds, and whether that is this worker's."""
+        topics, lineage = self._settings.topics, self._settings.kafka.instance
+        info = self._found.get(topics.journal)
+        if info is None or info.partitions <= topics.journal_partition:
+            return
+        where = f"journal {topics.journal}-{topics.journal_partition}"
+        record = last_record(self._settings, self._clock)
+        if record is None:
+            self._note("note", f"{where}: empty; a worker that has no snapshot begins a new lineage {lineage!r}")
+            return
+        entry = decode_entry(record.value)
+        if entry.lineage != lineage:
+            self._note(
+                "failed",
+                f"{where} holds the journal of {entry.lineage!r}, not of {lineage!r}: every worker needs a partition of"
+                " its own (topics.journal_partition)",
+            )
+            return
+        written = age_text(self._clock.now() - record.timestamp_ms / 1000)
+        self._note("note", f"{where}: of {lineage!r}, micro-batch {entry.batch} was written {written} ago")
 
     def _sample(self, count: int) -> None:
         topic = self._settings.topics.events
@@ -176,6 +218,15 @@ class _Check:
         self._note("failed" if bad == len(decoded) else "note" if bad else "ok", _share(len(decoded), bad))
         for record, event in decoded:
             self._note("note", _show(record, event))
+
+
+def last_record(settings: Settings, clock: Clock) -> Record | None:
+    """Return the last record of this worker's journal partition, None where it is empty."""
+    partition = TopicPartition(settings.topics.journal, settings.topics.journal_partition)
+    with closing(KafkaPast(settings, clock)) as past:
+        start, end = past.bounds(partition)
+        records = past.read(OffsetRange(partition, max(start, end - _LAST_OFFSETS), end)) if start < end else ()
+    return records[-1] if records else None
 
 
 def _outputs(topics: TopicSettings) -> tuple[str, ...]:

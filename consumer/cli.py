@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer import cli_options as options
+from consumer.cli_dead_letters import dead_letters_app
 from consumer.cli_replay import replay_command
 from consumer.cli_snapshot import snapshot_app
 from consumer.errors import ConfigError, TidemillError, UsageError
@@ -33,6 +34,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show the settings, or what settings there are.")
 app.add_typer(config_app, name="config")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.command("replay")(replay_command)
 
 

@@ -53,13 +53,37 @@ def replay_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be read, and stop.")] = False,
 ) -> None:
     """Run the pipeline over a file or a topic's past, as fast as it can, and report. Touches no live group."""
+    _check_as_run(
+        source,
+        to_batch,
+        {
+            "--from-beginning": from_beginning or None,
+            "--from-offset": from_offset,
+            "--to-offset": to_offset,
+            "--from-datetime": from_datetime,
+            "--to-datetime": to_datetime,
+            "--by-duration": by_duration,
+            "--limit": limit,
+            "--freeze-after": freeze_after,
+            "--shuffle-ties": shuffle_ties or None,
+            "--seed": seed,
+            "--report": report,
+        },
+        as_run=as_run,
+    )
     begin = _begin(from_datetime, by_duration, SystemClock())
     _check_range(from_beginning=from_beginning, from_offset=from_offset, begin=begin)
     _check_source(source)
     file = options.json_target(json)
+    if as_run:
+        topic = source.removeprefix(TOPIC_PREFIX)
+        settings = options.Shared(config, brokers, topic, group, properties, sets, maps).settings()
+        chosen: dict[str, Any] = {"to_batch": to_batch, "init": init, "save": save}
+        _as_run(settings, chosen, json is not None, file, dry_run=dry_run)
+        return
     more = () if seed is None else (f"worker.seed={seed}",)
     settings = options.Shared(config, brokers, None, group, properties, sets, maps, more).settings()
-    chosen: dict[str, Any] = {
+    chosen = {
         "source": source,
         "limit": limit,
         "from_offset": from_offset,
@@ -71,8 +95,6 @@ def replay_command(
         "save": save,
         "init": init,
         "report": report,
-        "as_run": as_run,
-        "to_batch": to_batch,
         "progress": sys.stderr.isatty(),
     }
     if dry_run:
@@ -83,10 +105,29 @@ def replay_command(
 
 def _replay(settings: Settings, chosen: dict[str, Any], *, wants_json: bool, file: Path | None) -> None:
     options.start_logging(settings)
-    from consumer.cli_summary import show, write_json
     from consumer.replay import ReplayOptions, replay
 
     summary = replay(settings, ReplayOptions(**chosen))
+    _tell(summary, wants_json, file)
+
+
+def _as_run(settings: Settings, chosen: dict[str, Any], wants_json: bool, file: Path | None, *, dry_run: bool) -> None:
+    if dry_run:
+        topics, lines = settings.topics, [f"{name}: {value}" for name, value in chosen.items() if value is not None]
+        lines += [f"brokers: {settings.kafka.bootstrap_servers}", f"lineage: {settings.kafka.instance}"]
+        lines += [f"journal: {topics.journal}-{topics.journal_partition}", f"snapshots: {settings.snapshot.dir}"]
+        print("\n".join(lines))
+        return
+    options.start_logging(settings)
+    from consumer.replay_as_run import AsRunOptions, replay_lineage
+
+    summary = replay_lineage(settings, AsRunOptions(**chosen))
+    _tell(summary, wants_json, file)
+
+
+def _tell(summary: dict[str, Any], wants_json: bool, file: Path | None) -> None:
+    from consumer.cli_summary import show, write_json
+
     if wants_json:
         write_json(summary, file)
     if not wants_json or file is not None:
@@ -100,6 +141,19 @@ def _begin(from_datetime: str | None, by_duration: str | None, clock: Clock) -> 
     if by_duration is not None:
         return round((clock.now() - duration_s(by_duration, "--by-duration")) * 1000)
     return None if from_datetime is None else epoch_ms(from_datetime, "--from-datetime")
+
+
+def _check_as_run(source: str, to_batch: int | None, others: dict[str, Any], *, as_run: bool) -> None:
+    """The journal says what was read and how: nothing else may."""
+    if not as_run:
+        if to_batch is not None:
+            raise UsageError("--to-batch goes with --as-run")
+        return
+    if not source.startswith(TOPIC_PREFIX):
+        raise UsageError(f"--as-run redoes the journal of a topic's worker: SOURCE must be topic:NAME, not {source!r}")
+    given = [option for option, value in others.items() if value is not None]
+    if given:
+        raise UsageError(f"--as-run takes what was read and how from the journal: leave {', '.join(given)} away")
 
 
 def _check_range(*, from_beginning: bool, from_offset: int | None, begin: int | None) -> None:

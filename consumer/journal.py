@@ -16,7 +16,7 @@ from consumer.ports import OffsetRange, Output, TopicPartition
 from incremental.plan import LearnPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from consumer.ports import Past, Record
 
@@ -76,18 +76,38 @@ def encode(entry: Entry) -> bytes:
         "batch": entry.batch,
         "ranges": [[*span.partition, span.start, span.stop] for span in entry.ranges],
         "plan": asdict(entry.plan),
+        **note_values(entry.gains, entry.dropped, entry.rewound, entry.skipped, entry.begun_from),
     }
-    if entry.gains:
-        body["gains"] = [[*g.partition, g.snapshot, g.sha256, g.start, g.stop] for g in entry.gains]
-    if entry.dropped:
-        body["dropped"] = [list(partition) for partition in entry.dropped]
-    if entry.rewound:
-        body["rewound"] = [[*partition, until] for partition, until in entry.rewound]
-    if entry.skipped:
-        body["skipped"] = list(entry.skipped)
-    if entry.begun_from:
-        body["begun_from"] = entry.begun_from
     return orjson.dumps(body)
+
+
+def note_values(
+    gains: Iterable[Gain],
+    dropped: Iterable[TopicPartition],
+    rewound: Iterable[tuple[TopicPartition, int]],
+    skipped: Iterable[int],
+    begun_from: str | None,
+) -> dict[str, Any]:
+    """Return what an entry says beside its ranges and plan as JSON values; what is empty is left out."""
+    values = {
+        "gains": [[*g.partition, g.snapshot, g.sha256, g.start, g.stop] for g in gains],
+        "dropped": [list(partition) for partition in dropped],
+        "rewound": [[*partition, until] for partition, until in rewound],
+        "skipped": list(skipped),
+        "begun_from": begun_from,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def read_notes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an entry that `note_values` has written. Raises ValueError or TypeError."""
+    return {
+        "gains": tuple(Gain(TopicPartition(t, p), *rest) for t, p, *rest in values.get("gains", ())),
+        "dropped": tuple(TopicPartition(t, p) for t, p in values.get("dropped", ())),
+        "rewound": tuple((TopicPartition(t, p), until) for t, p, until in values.get("rewound", ())),
+        "skipped": tuple(values.get("skipped", ())),
+        "begun_from": values.get("begun_from"),
+    }
 
 
 def decode(value: bytes | None) -> Entry:
@@ -100,11 +120,7 @@ def decode(value: bytes | None) -> Entry:
             body["lineage"],
             LearnPlan(**body["plan"]),
             tuple(OffsetRange(TopicPartition(t, p), start, stop) for t, p, start, stop in body["ranges"]),
-            tuple(Gain(TopicPartition(t, p), *rest) for t, p, *rest in body.get("gains", ())),
-            tuple(TopicPartition(t, p) for t, p in body.get("dropped", ())),
-            tuple((TopicPartition(t, p), until) for t, p, until in body.get("rewound", ())),
-            tuple(body.get("skipped", ())),
-            body.get("begun_from"),
+            **read_notes(body),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"a journal record cannot be read: {error}") from error
@@ -160,5 +176,5 @@ class Journal:
         return (
             f"the journal of {self._lineage!r} goes on with micro-batch {found} where {wanted} is needed: the state "
             "folder is older than what the journal still holds, or records were deleted. Bring back the newer state "
-            "folder, or start a new lineage (another kafka.instance and an empty snapshot.dir)"
+            "folder, or start a new lineage (another kafka.instance, and a free topics.journal_partition)"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -16,6 +16,7 @@ from consumer.dead_letters import DeadLetterLimit
 from consumer.decode import Decoder
 from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
+from consumer.ports import TopicPartition
 from consumer.snapshots import Image
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
@@ -24,14 +25,14 @@ from model.predictor import Predictor
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from consumer.decode import Rejected
     from consumer.events import Event
     from consumer.health import HealthState
     from consumer.histories import Staged
     from consumer.metrics import Metrics
-    from consumer.ports import OffsetRange, Record, TopicPartition
+    from consumer.ports import OffsetRange, Record
     from consumer.settings import Settings
     from consumer.snapshots import Snapshot
     from incremental.drift import Detection
@@ -124,6 +125,17 @@ class Parts:
         self.events += len(considered.events)
         return self.learner.learn(contexts, scored.scores, plan)
 
+    def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
+        """Make records history without predicting or learning from them, and count their micro-batch."""
+        events, rejected = self.decoder.decode_all(records)
+        if events:
+            self.histories.apply(self.histories.stage(events), None)
+        considered = Considered(ranges, events, rejected, plan, None)
+        self.keep(considered)
+        self.unsent = []
+        self.learner.pass_over(plan)
+        return considered
+
     def fold(self, records: Sequence[Record], span: OffsetRange) -> None:
         """Take records into the histories without scoring or learning: how a gained partition catches up."""
         events, _ = self.decoder.decode_all(records)
@@ -154,6 +166,8 @@ class Parts:
         if with_histories:
             for partition in snapshot.positions:
                 self.begin(partition, snapshot)
+            for topic, partition_id, until in worker.values.get("rewound", ()):
+                self.histories.rewound[TopicPartition(topic, partition_id)] = until
 
     def before_reading(self) -> Callable[[], None]:
         """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
@@ -165,13 +179,13 @@ class Parts:
 
         return take_back
 
-    def image(self, journal_offset: int) -> Image:
-        """Copy everything that a snapshot holds."""
+    def image(self, journal_offset: int, notes: Mapping[str, Any] | None = None) -> Image:
+        """Copy everything that a snapshot holds; `notes` are what the next journal entry has to say."""
         histories = {
             partition: (part.state(), self.next_offsets.get(partition, 0))
             for partition, part in self.histories.partitions.items()
         }
-        return Image(self.batch, journal_offset, self.state(), histories)
+        return Image(self.batch, journal_offset, self.state(), histories, notes or {})
 
     def state(self) -> State:
         """Return the worker's state without the histories."""
@@ -179,6 +193,7 @@ class Parts:
             "decoder": self.decoder.state(),
             "events": self.events,
             "unsent": [detection_values(detection) for detection in self.unsent],
+            "rewound": [[*partition, until] for partition, until in sorted(self.histories.rewound.items())],
         }
         state = State(values=values)
         state.put("learner", self.learner.state())

@@ -10,7 +10,8 @@ counts as the newest snapshot, so after an unknown outcome nothing is loaded aga
    The input is read without a group, in slices between polls on hold, so that the membership stays alive.
 4. Go on from the committed offsets. They only say where to go on; the journal says what was learned.
 
-A micro-batch whose redo ends the process twice is left out, on record (`skipped` in the next journal entry).
+A micro-batch whose redo ends the process twice is left out, on record (`skipped` in the next journal entry); one that
+the journal says was left out is left out again.
 
 A partition that is gained (`take_over`) brings its histories: the newest snapshot that holds it, whoever wrote it, plus
 its input from there to the committed offset, without learning. The gain is journalled with that snapshot's hash.
@@ -19,21 +20,22 @@ its input from there to the committed offset, without learning. The gain is jour
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 import structlog
 
-from consumer.errors import InputTruncated, StateError
-from consumer.journal import Gain, Journal
+from consumer.errors import InputTruncated, StateError, TidemillError
+from consumer.journal import Gain, Journal, note_values, read_notes
 from consumer.ports import OffsetRange, PollLimits
+from consumer.stop_signal import StoppedWhileStarting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from consumer.journal import Entry
-    from consumer.parts import Parts
-    from consumer.ports import Batch, Clock, GroupSource, Past, Record, TopicPartition
+    from consumer.parts import Considered, Parts
+    from consumer.ports import Batch, Clock, GroupSource, Past, Record, StateStore, TopicPartition
     from consumer.settings import Settings
     from consumer.snapshots import Snapshot, Snapshots
 
@@ -45,13 +47,25 @@ DEATHS_UNTIL_SKIPPED = 2
 
 @dataclass(slots=True)
 class Notes:
-    """What happened since the last journal entry, for the next one."""
+    """What happened since the last journal entry, for the next one; a snapshot between the two holds it as well."""
 
     gains: list[Gain] = field(default_factory=list)
     dropped: list[TopicPartition] = field(default_factory=list)
     rewound: dict[TopicPartition, int] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
     begun_from: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return them as JSON values."""
+        rewound = sorted(self.rewound.items())
+        return note_values(self.gains, self.dropped, rewound, self.skipped, self.begun_from)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Notes:
+        """From JSON values."""
+        notes = read_notes(values)
+        gains, dropped, skipped = (list(notes[name]) for name in ("gains", "dropped", "skipped"))
+        return cls(gains, dropped, dict(notes["rewound"]), skipped, notes["begun_from"])
 
 
 class Beat(Protocol):
@@ -98,7 +112,7 @@ class Recovery:
         self._journal_partition = journal_partition
         self.notes = Notes()
         self.journal_offset = 0  # behind the last entry that is in memory
-        self._marker = _Marker(snapshots)
+        self._marker = _Marker(snapshots.store, snapshots.lineage)
 
     def load(self) -> Snapshot | None:
         """Step 2. Returns the snapshot that was loaded, None where there is none yet."""
@@ -109,6 +123,7 @@ class Recovery:
         if snapshot is not None:
             self._parts.restore(snapshot)
             self.journal_offset = snapshot.journal_offset
+            self.notes = Notes.read(snapshot.notes)
             log.info("snapshot loaded", snapshot=snapshot.name, batch=snapshot.batch)
         return snapshot
 
@@ -117,14 +132,13 @@ class Recovery:
         parts = self._parts
         journal = Journal(past, self._journal_partition, parts.lineage)
         begin, count = self._clock.monotonic(), 0
-        skips = self._marker.open()
         parts.health.restored(is_restored=False)
-        with Slices(source, self._settings.recovery.slice_s, self._clock, moved) as slices:
+        with self._marker as deadly, Slices(source, self._settings.recovery.slice_s, self._clock, moved) as slices:
+            skips = deadly | _skipped_before(journal, self.journal_offset, slices)
             for journaled in journal.after(parts.batch, self.journal_offset):
                 self._redo_one(journaled.entry, past, slices, skips)
                 self.journal_offset = journaled.offset + 1
                 count += 1
-        self._marker.close()
         parts.health.restored()
         seconds = round(self._clock.monotonic() - begin, 2)
         log.info("journal redone", batches=count, batch=parts.batch, seconds=seconds)
@@ -134,8 +148,11 @@ class Recovery:
         self._marker.before(entry.batch)
         skip = entry.batch in skips
         if skip:
-            log.error("a micro-batch is skipped: its redo ended the process twice", batch=entry.batch)
+            log.error("a micro-batch is skipped: it is not learned", batch=entry.batch)
             self.notes.skipped.append(entry.batch)
+        if entry.batch == 1 and entry.begun_from != self.notes.begun_from:
+            how = "with the same --init" if entry.begun_from else "without --init"
+            raise StateError(f"this lineage has no snapshot of its own yet, and began {how}: start it so again")
         redo(
             entry,
             self._parts,
@@ -145,7 +162,8 @@ class Recovery:
             skip=skip,
             truncation=self._settings.recovery.on_truncation,
         )
-        self.notes.skipped = [batch for batch in self.notes.skipped if batch not in entry.skipped]
+        # whatever else was noted is in this entry, or in one before it: it must not be said a second time
+        self.notes = Notes(skipped=[batch for batch in self.notes.skipped if batch not in entry.skipped])
 
     def follow(self, batch: Batch, source: GroupSource, past: Past) -> bool:
         """Let go of revoked partitions and take over gained ones; returns whether any brought histories.
@@ -154,6 +172,8 @@ class Recovery:
         """
         for partition in sorted(self._parts.histories.partitions.keys() - batch.assignment):
             self._parts.drop(partition)
+            self.notes.gains = [gain for gain in self.notes.gains if gain.partition != partition]
+            self.notes.rewound.pop(partition, None)
             self.notes.dropped.append(partition)
         positions = {**source.positions(), **{span.partition: span.start for span in batch.ranges}}
         gained = False
@@ -230,10 +250,10 @@ def redo(
     *,
     skip: bool = False,
     truncation: str = "stop",
-) -> None:
+) -> Considered:
     """Do one journal entry again: what it took over, what it read, what it learned; nothing is emitted.
 
-    A skipped one is not learned, but its events become history, and its number is counted.
+    A skipped one is neither predicted nor learned, but its events become history, and its number is counted.
     """
     for partition in entry.dropped:
         parts.drop(partition)
@@ -245,14 +265,13 @@ def redo(
         parts.histories.begin(span.partition)
     records = [record for span in entry.ranges for record in _read(past, span, truncation)]
     slices.beat()
+    if skip:
+        return parts.pass_over(records, entry.ranges, entry.plan)  # predicting may be what ends the process
     considered = parts.consider(records, entry.ranges, plan=entry.plan)
     parts.keep(considered)
-    if skip:
-        parts.learner.pass_over(entry.plan)
-        parts.unsent = []
-    else:
-        parts.learn(considered)
+    parts.learn(considered)
     slices.beat()
+    return considered
 
 
 def _read(past: Past, span: OffsetRange, truncation: str) -> list[Record]:
@@ -292,22 +311,32 @@ def _bring(gain: Gain, parts: Parts, past: Past, snapshot: Snapshot | None, slic
     return gain
 
 
+def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[int]:
+    """Return the micro-batches that earlier recoveries left out, as the journal says from `offset` on."""
+    skipped: set[int] = set()
+    for journaled in journal.everything(offset):
+        skipped.update(journaled.entry.skipped)
+        slices.beat()
+    return frozenset(skipped)
+
+
 class _Marker:
     """Remembers, over deaths of the process, which micro-batch was being redone.
 
     The first recovery only notes that it is under way. One that finds such a note goes carefully, and notes each
-    micro-batch before it is redone; where the note says that one has ended the process twice, it is skipped.
+    micro-batch before it is redone; where the note says that one has ended the process twice, it is skipped. An error
+    that is expected (the broker is away, a signal to stop) is no death of the micro-batch in hand.
     """
 
-    def __init__(self, snapshots: Snapshots) -> None:
-        self._store, self._name = snapshots.store, f"{snapshots.lineage}/redo.json"
+    def __init__(self, store: StateStore, lineage: str) -> None:
+        self._store, self._name = store, f"{lineage}/redo.json"
         self._deaths: dict[str, int] = {}
         self._careful = False
 
-    def open(self) -> frozenset[int]:
+    def __enter__(self) -> frozenset[int]:
         """Begin a recovery; returns the micro-batches to skip."""
-        if self._name in self._store.names(self._name):
-            note = orjson.loads(self._store.read(self._name))
+        note = self._read()
+        if note is not None:
             self._careful, self._deaths = True, note["deaths"]
             if note["batch"] is not None:
                 self._deaths[str(note["batch"])] = self._deaths.get(str(note["batch"]), 0) + 1
@@ -319,10 +348,35 @@ class _Marker:
         if self._careful:
             self._write(batch)
 
-    def close(self) -> None:
-        """End a recovery."""
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """End a recovery: forget everything, or (an expected error) only what was in hand."""
+        if error is not None and not isinstance(error, TidemillError | StoppedWhileStarting):
+            return
+        if error is not None and self._careful:
+            self._write(None)
+            return
         self._store.delete(self._name)
         self._careful, self._deaths = False, {}
 
+    def condemn(self, batch: int) -> None:
+        """Make the next recovery skip a micro-batch, as if its redo had ended the process often enough."""
+        note = self._read() or {"batch": None, "deaths": {}}
+        self._deaths = {**note["deaths"], str(batch): DEATHS_UNTIL_SKIPPED}
+        self._write(note["batch"])
+
+    def _read(self) -> dict[str, Any] | None:
+        if self._name not in self._store.names(self._name):
+            return None
+        try:
+            note: dict[str, Any] = orjson.loads(self._store.read(self._name))
+        except orjson.JSONDecodeError as error:
+            raise StateError(f"{self._name} is damaged: remove it; it only counts deaths during recovery") from error
+        return note
+
     def _write(self, batch: int | None) -> None:
         self._store.write(self._name, orjson.dumps({"batch": batch, "deaths": self._deaths}))
+
+
+def skip_in_next_recovery(store: StateStore, lineage: str, batch: int) -> None:
+    """The operator's way to leave out a micro-batch at once; forgotten when a recovery has come to its end."""
+    _Marker(store, lineage).condemn(batch)

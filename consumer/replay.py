@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consumer.account import Account, require_report_extra, summary_of
-from consumer.as_run import AsRun, replay_as_run
+from consumer.account import Account, require_report_extra
 from consumer.begin import begin_from
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
@@ -26,7 +25,6 @@ from consumer.pipeline import Pipeline
 from consumer.progress import Progress
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
-from consumer.summary import Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +50,6 @@ class ReplayOptions:
     save: Path | None = None
     init: Path | None = None
     report: Path | None = None
-    as_run: bool = False
-    to_batch: int | None = None
     progress: bool = False
 
 
@@ -71,8 +67,6 @@ def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = Non
     """Run the whole source through the pipeline; returns the summary of version 1."""
     clock = clock or SystemClock()
     _check_options(options)
-    if options.as_run:
-        return _as_run(settings, options, clock)
     source = _source(settings, options, clock)
     try:
         return _run(settings, options, source, clock)
@@ -86,33 +80,7 @@ def _check_options(options: ReplayOptions) -> None:
     ranged = (options.from_offset, options.to_offset, options.from_datetime, options.to_datetime)
     if not is_topic and any(bound is not None for bound in ranged):
         raise UsageError("offsets and times select from a topic (topic:NAME); of a file, --limit reads the first part")
-    if options.as_run:
-        others = (options.limit, options.freeze_after, options.report, options.shuffle_ties or None)
-        if not is_topic or any(other is not None for other in (*ranged, *others)):
-            raise UsageError(
-                "--as-run redoes a journal (topic:NAME): it takes --to-batch, --init, --save and --json only"
-            )
-    elif options.to_batch is not None:
-        raise UsageError("--to-batch goes with --as-run")
     require_report_extra(options.report)
-
-
-def _as_run(settings: Settings, options: ReplayOptions, clock: Clock) -> dict[str, Any]:
-    """Redo the journal of the settings' lineage into fresh parts; the state folder is read only."""
-    from consumer.kafka_io import KafkaPast  # noqa: PLC0415 - a file needs no Kafka client
-
-    store = None if options.save is None else FolderStore(options.save)
-    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
-    kept = Snapshots(FolderStore(settings.snapshot.dir), parts.lineage, identity(settings), settings.snapshot.keep)
-    past, begin = KafkaPast(settings, clock), clock.monotonic()
-    try:
-        replay_as_run(settings, parts, kept, past, AsRun(options.to_batch, options.init))
-    finally:
-        past.close()
-    if store is not None:
-        Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep).save(parts.image(0))
-    total_s = clock.monotonic() - begin
-    return summary_of(settings, parts, parts.events, [], Seconds(0.0, 0.0, total_s))
 
 
 def _source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:

@@ -11,7 +11,7 @@ ids. Item and type ids are in the worker's JSON, user ids nowhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ class Position:
 class Snapshot:
     """One snapshot with a readable manifest; parts are read, and checked, when they are asked for.
 
-    `journal_offset` is the offset behind the last journal record that it contains.
+    `journal_offset` is the offset behind the last journal record that it contains; `notes` are what the next one has
+    yet to say.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Snapshot:
     files: Mapping[str, Mapping[str, Any]]
     manifest_sha256: str
     store: StateStore
+    notes: Mapping[str, Any]
 
     def worker(self) -> State:
         """Return the worker's state. Raises StateError where a file is damaged."""
@@ -112,6 +114,7 @@ class Image:
     journal_offset: int
     worker: State
     histories: Mapping[TopicPartition, tuple[State, int]]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Snapshots:
@@ -147,6 +150,7 @@ class Snapshots:
             "journal_offset": image.journal_offset,
             "identity": self._identity,
             "positions": positions,
+            "notes": dict(image.notes),
             "files": files,
         }
         self.store.write(f"{name}/{MANIFEST}", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))  # 2
@@ -219,9 +223,13 @@ class Snapshots:
         return best
 
     def oldest_journal_offset(self) -> int | None:
-        """Return up to where the journal is not needed any more: that of the oldest snapshot kept."""
-        names = self.names()
-        return self.open(names[0]).journal_offset if names else None
+        """Return up to where the journal is not needed any more: that of the oldest snapshot kept that can be read."""
+        for name in self.names():
+            try:
+                return self.open(name).journal_offset
+            except StateError:
+                continue
+        return None
 
     def open(self, name: str) -> Snapshot:
         """Read one manifest. Raises StateError where it is missing, damaged or of another format."""
@@ -244,6 +252,7 @@ class Snapshots:
                 manifest["files"],
                 sha256(data).hexdigest(),
                 self.store,
+                manifest.get("notes", {}),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"{name}/{MANIFEST} is damaged: {error}") from error
@@ -259,5 +268,6 @@ class Snapshots:
         if changed:
             raise StateError(
                 f"{snapshot.name} was made with other settings of {', '.join(changed)}: set them back, or start a new "
-                "lineage (another kafka.instance; --init takes over what was learned where the model is the same)"
+                "lineage (another kafka.instance, and a free topics.journal_partition; --init takes over what was "
+                "learned where the model is the same)"
             )

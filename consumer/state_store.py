@@ -19,11 +19,13 @@ class FolderStore:
     """Blobs in files below a folder, which is made when it is missing.
 
     Raises ConfigError at once where the folder cannot be written: better before the first event than at the first
-    snapshot.
+    snapshot. One that is only looked at (`read_only`) is neither made nor tried.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self._folder = folder
+        if read_only:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as probe:

@@ -82,6 +82,6 @@ class Upkeep:
         """Begin to write a snapshot of this moment; with `wait` until it is complete."""
         self._saved_at, self._saved_batch = self._clock.monotonic(), self._parts.batch
         self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
-        self._writer.write(self._parts.image(self._recovery.journal_offset))
+        self._writer.write(self._parts.image(self._recovery.journal_offset, self.notes.values()))
         if wait:
             self._writer.look(wait=True)

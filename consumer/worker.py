@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import structlog
 
 from consumer.begin import begin_from
-from consumer.errors import Fenced, TransientError, UnknownOutcome, VoidStateError
+from consumer.errors import AccessError, Fenced, TransientError, UnknownOutcome, VoidStateError
 from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
@@ -166,7 +166,7 @@ class Worker:
         if self._settings.recovery.journal_keep == "snapshots" and offset and self.doors is not None:
             try:
                 self.doors.past.trim(self._journal, offset)
-            except TransientError as error:
+            except (TransientError, AccessError) as error:  # it only grows: no reason to end what serves
                 log.warning("the journal was not trimmed", reason=str(error))
 
     def _close_doors(self) -> None:

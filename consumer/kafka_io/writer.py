@@ -1,4 +1,4 @@
-"""Filling a topic fast: what the demo uses. The worker itself writes through `KafkaSink`."""
+"""Filling a topic fast: for the demo, and for dead letters that go back. The worker itself writes through `KafkaSink`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from consumer.kafka_io.sink import abandon
 from consumer.sink_rules import partition_of
 
 if TYPE_CHECKING:
-    from consumer.ports import Clock
+    from consumer.ports import Clock, Headers
     from consumer.settings import Settings
 
 _UNSENT = 20_000
@@ -32,22 +32,37 @@ class KafkaWriter:
     def __init__(self, settings: Settings, topic: str, *, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self._topic = topic
-        self._partitions = require_topics(settings.kafka, [topic], clock)[topic].partitions
+        self.partitions = require_topics(settings.kafka, [topic], clock)[topic].partitions
         self._waiting: deque[Any] = deque()
         options = {**producer_options(settings.kafka), "linger_ms": 20, "batch_size": 524_288}
         self._producer: Any = connect(KafkaProducer, options, settings.kafka, clock)
 
     def write(
-        self, key: bytes | None, value: bytes, timestamp_ms: int | None = None, partition: int | None = None
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+        headers: Headers = (),
     ) -> None:
-        """Write one record; waits where too many are unacknowledged. Raises for an earlier record that failed."""
+        """Write one record; waits where too many are unacknowledged. Raises for an earlier record that failed.
+
+        The client takes no null header and no record without key and value: they are written empty.
+        """
         if partition is None and key is not None:
-            partition = partition_of(key, self._partitions)
+            partition = partition_of(key, self.partitions)
         try:
             if len(self._waiting) >= _UNSENT:
                 self._waiting.popleft().get(timeout=_WAIT_S)
             self._waiting.append(
-                self._producer.send(self._topic, key=key, value=value, timestamp_ms=timestamp_ms, partition=partition)
+                self._producer.send(
+                    self._topic,
+                    key=key,
+                    value=b"" if key is None and value is None else value,
+                    headers=[(name, b"" if text is None else text) for name, text in headers],
+                    timestamp_ms=timestamp_ms,
+                    partition=partition,
+                )
             )
         except k.KafkaError as error:
             raise translate(error, f"writing to topic {self._topic}") from error

@@ -5,8 +5,10 @@ import pytest
 from consumer import check as module
 from consumer.clock import ManualClock
 from consumer.errors import AccessError, BrokerUnavailable
+from consumer.journal import Entry, encode
 from consumer.ports import Record, TopicInfo
 from consumer.settings import KafkaSettings, Settings
+from incremental.plan import LearnPlan
 
 ALL = ("events", "predictions", "dead-letters", "drift", "journal")
 GOOD = b'{"user_id":"u1","item_id":"i1","event_type":"view","event_time":1700000000}'
@@ -19,7 +21,9 @@ class Cluster:
         self.topics = dict.fromkeys(ALL, 3)
         self.rights = {name: frozenset({"READ", "WRITE", "DESCRIBE"}) for name in ALL}
         self.values = [GOOD, GOOD]
-        self.config = {"cleanup.policy": "delete", "retention.ms": "-1"}
+        self.config = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        self.made_with = {}
+        self.entry = None
         self.probed = 0
         self.waits = []
 
@@ -30,10 +34,16 @@ class Cluster:
     def topic_rights(self, _settings, names, **_):
         return {name: self.rights[name] for name in names}
 
-    def create_topics(self, _settings, topics, _config=None, **_):
+    def create_topics(self, _settings, topics, config=None, **_):
+        self.made_with |= dict.fromkeys(topics, config)
         made = [name for name in topics if name not in self.topics]
         self.topics |= {name: topics[name] for name in made}
         return made
+
+    def last_record(self, settings, _clock):
+        topics = settings.topics
+        where = topics.journal, topics.journal_partition
+        return None if self.entry is None else Record(*where, 6, 1_699_999_900_000, b"w", self.entry)
 
     def check_transactions(self, _settings, **_):
         self.probed += 1
@@ -45,7 +55,8 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch):
     cluster = Cluster()
-    for name in ("topic_info", "topic_rights", "create_topics", "check_transactions", "read_last"):
+    names = ("topic_info", "topic_rights", "create_topics", "check_transactions", "read_last", "last_record")
+    for name in names:
         monkeypatch.setattr(module, name, getattr(cluster, name))
     return cluster
 
@@ -158,6 +169,21 @@ def test_the_journal_needs_its_partition_and_must_keep_its_records(cluster):
     assert "has 1 partitions, but topics.journal_partition is 1" in shown
     assert "--topic journal --add-config cleanup.policy=delete" in shown
     assert "--topic journal --add-config retention.ms=-1" in shown
+    assert "--alter --topic journal --partitions 2" in shown
+
+
+def test_a_journal_that_is_cut_by_its_size_fails(cluster):
+    cluster.config["retention.bytes"] = "1000000"
+    report = run()
+    assert not report.ok
+    assert "has retention.bytes=1000000, a journal needs -1" in report.render()
+
+
+def test_a_configuration_that_the_broker_does_not_tell_is_only_noted(cluster):
+    cluster.config = {}
+    report = run()
+    assert report.ok
+    assert "topic 'journal': the broker does not tell its configuration" in report.render()
 
 
 def test_a_missing_journal_is_made_with_a_partition_for_this_worker(cluster):
@@ -165,3 +191,56 @@ def test_a_missing_journal_is_made_with_a_partition_for_this_worker(cluster):
     settings = Settings.model_validate({"topics": {"journal_partition": 2}})
     assert module.check(settings, 0, create=True, clock=ManualClock()).ok
     assert cluster.topics["journal"] == 3
+    kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    assert cluster.made_with == {**dict.fromkeys(ALL), "journal": kept}
+
+
+@pytest.mark.parametrize(("own", "input_partitions", "made"), [(0, 3, 3), (7, 3, 8)])
+def test_a_journal_has_a_partition_for_each_worker_that_could_have_work(cluster, own, input_partitions, made):
+    del cluster.topics["journal"]
+    cluster.topics["events"] = input_partitions
+    settings = Settings.model_validate({"topics": {"journal_partition": own}})
+    assert module.check(settings, 0, create=True, clock=ManualClock()).ok
+    assert cluster.topics["journal"] == made
+
+
+def entry(lineage, batch):
+    return encode(Entry(lineage, LearnPlan(batch, True, 0.1, 1, 2, False), ()))
+
+
+def test_an_empty_journal_is_noted(cluster):
+    report = run()
+    assert report.ok
+    assert "note    journal journal-0: empty; a worker that has no snapshot begins a new lineage" in report.render()
+    del cluster.topics["journal"]
+    assert "empty" not in run().render()
+
+
+def test_a_journal_of_this_worker_tells_where_it_is(cluster):
+    cluster.entry = entry("tidemill-0", 41)
+    report = run()
+    assert report.ok
+    assert "journal journal-0: of 'tidemill-0', micro-batch 41 was written 100 seconds ago" in report.render()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(entry("other", 3), "holds the journal of 'other', not of 'tidemill-0'"), (b"x", "cannot be read")],
+)
+def test_a_journal_of_somebody_else_fails(cluster, value, told):
+    cluster.entry = value
+    report = run()
+    assert not report.ok
+    assert told in report.render()
+
+
+def test_the_journal_is_read_and_written_and_better_trimmed_too(cluster):
+    cluster.rights["journal"] = frozenset({"WRITE"})
+    report = run()
+    assert not report.ok
+    assert "topic 'journal': this user has no right to read" in report.render()
+    assert "topic 'journal': this user may not delete records, so the journal will only grow" in report.render()
+    cluster.rights["journal"] = frozenset({"READ", "WRITE", "DELETE"})
+    report = run()
+    assert report.ok
+    assert "only grow" not in report.render()

@@ -53,8 +53,6 @@ Options = make_dataclass(
         "save",
         "init",
         "report",
-        "as_run",
-        "to_batch",
         "progress",
     ],
     frozen=True,
@@ -196,8 +194,6 @@ def test_replay_passes_its_options_on(calls: Calls, tmp_path: Path) -> None:
         save=tmp_path / "s",
         init=tmp_path / "i",
         report=tmp_path / "r",
-        as_run=False,
-        to_batch=None,
         progress=sys.stderr.isatty(),
     )
 

@@ -16,7 +16,7 @@ from consumer.metrics import COUNTERS, GAUGES, HISTOGRAMS, PREFIX
 DEPLOY = Path(__file__).parents[3] / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = DEPLOY / "prometheus" / "rules.yml"
-BUILT_IN = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+BUILT_IN = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds"}
 
 SAMPLES: dict[str, set[str]] = (
     {f"{PREFIX}{name}_total": set(labels) for name, (_, labels) in COUNTERS.items()}
@@ -32,7 +32,7 @@ SAMPLES: dict[str, set[str]] = (
 )
 SCRAPED = {"instance", "job"}
 WORDS = {
-    *("sum", "avg", "max", "min", "by", "and", "rate", "increase", "deriv"),
+    *("sum", "avg", "max", "min", "by", "and", "rate", "increase", "deriv", "changes"),
     *("histogram_quantile", "label_values"),
 }
 

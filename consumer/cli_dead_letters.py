@@ -1,0 +1,45 @@
+"""The command `tidemill dead-letters`: what was rejected, sent back after the cause is corrected."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from consumer import cli_options as options
+
+dead_letters_app = typer.Typer(help="Send rejected records back to their topic.")
+
+
+@dead_letters_app.callback()
+def _dead_letters() -> None:
+    pass
+
+
+@dead_letters_app.command("replay")
+def replay(
+    *,
+    config: options.Config = None,
+    brokers: options.Brokers = None,
+    topic: options.Topic = None,
+    properties: options.Properties = None,
+    sets: options.Sets = None,
+    from_offset: Annotated[int | None, typer.Option(min=0, help="First offset of the dead-letters topic.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Send at most so many.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected for this reason.")] = None,
+    any_topic: Annotated[
+        bool, typer.Option("--any-topic", help="Also to topics other than topics.events, as the letters name them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be sent, and stop.")] = False,
+) -> None:
+    """Send dead letters back to where they came from, as they were. What is sent twice is predicted for twice."""
+    settings = options.Shared(config, brokers, topic, None, properties, sets).settings()
+    options.start_logging(settings)
+    from consumer.dead_letter_replay import Tally, Wanted, check_reason, replay_dead_letters
+
+    check_reason(reason)
+    tally = Tally(dry_run=dry_run)
+    try:
+        replay_dead_letters(settings, Wanted(from_offset, limit, reason, any_topic, dry_run), tally)
+    finally:
+        print(tally.render())

@@ -1,0 +1,186 @@
+"""What is done to the state folder and to the input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from tests.faults.run import Scenario
+from tests.faults.traffic import T0, Shape
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.faults.run import Run
+
+
+def snapshots_damaged(run: Run) -> None:
+    """The newest snapshot is damaged in every way there is while the worker is away: an older one serves."""
+    ways = (truncated, emptied, bit_flipped, without_manifest, without_a_part, manifest_truncated, gone)
+    for way, share in zip(ways, run.shares(len(ways)), strict=True):
+        run.until(share)
+        run.wait(lambda: len(run.snapshots(0)) >= 2, "two snapshots")
+        run.kill(0, again=False)
+        with run.fault(f"newest snapshot {way.__name__}"):
+            way(run.snapshots(0)[-1], run.draw)
+        run.workers.start(0)
+        run.more(30)
+
+
+def _part(snapshot: Path, draw: random.Random) -> Path:
+    return draw.choice(sorted(snapshot.glob("*.safetensors")))
+
+
+def truncated(snapshot: Path, draw: random.Random) -> None:
+    part = _part(snapshot, draw)
+    os.truncate(part, part.stat().st_size // 2)
+
+
+def emptied(snapshot: Path, draw: random.Random) -> None:
+    os.truncate(_part(snapshot, draw), 0)
+
+
+def bit_flipped(snapshot: Path, draw: random.Random) -> None:
+    flip(snapshot / "worker.safetensors", draw)
+
+
+def flip(part: Path, draw: random.Random) -> None:
+    """Flip one bit in the last quarter of a file, where the numbers are."""
+    data = bytearray(part.read_bytes())
+    at = len(data) - 1 - draw.randrange(len(data) // 4)
+    data[at] ^= 1 << draw.randrange(8)
+    part.write_bytes(data)
+
+
+def without_manifest(snapshot: Path, _draw: random.Random) -> None:
+    (snapshot / "manifest.json").unlink()
+
+
+def without_a_part(snapshot: Path, draw: random.Random) -> None:
+    _part(snapshot, draw).unlink()
+
+
+def manifest_truncated(snapshot: Path, _draw: random.Random) -> None:
+    manifest = snapshot / "manifest.json"
+    os.truncate(manifest, manifest.stat().st_size // 2)
+
+
+def gone(snapshot: Path, _draw: random.Random) -> None:
+    shutil.rmtree(snapshot)
+
+
+def all_state_gone(run: Run) -> None:
+    """The whole state folder is lost: the journal is whole, so everything is learned again."""
+    for share in run.shares(2):
+        run.until(share)
+        run.kill(0, again=False)
+        with run.fault("the state folder is gone"):
+            shutil.rmtree(run.cluster.state_dir)
+        run.workers.start(0)
+        run.more(30)
+
+
+def disk_full(run: Run) -> None:
+    """The state folder's disk is full: the worker goes on with the snapshots that it has; one that starts ends with 78."""
+    folder = run.cluster.state_dir
+    run.until(0.2)
+    run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
+    with run.fault("disk full") as fault:
+        ballast = folder / "ballast"
+        ballast.write_bytes(b"x" * _free(folder))
+        try:
+            run.until(0.5)
+            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
+            run.kill(0, again=False)
+            fault.struck = run.workers.start(0).wait() == 78
+        finally:
+            run.workers.running.pop(0, None)
+            ballast.unlink()
+    run.workers.start(0)
+    run.more(100)
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def read_only(run: Run) -> None:
+    """The state folder becomes read-only: the worker goes on; one that starts then says so and ends with 78."""
+    folder = run.cluster.state_dir
+    run.until(0.2)
+    run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
+    with run.fault("read-only") as fault:
+        remount(folder, "ro")
+        try:
+            run.until(0.5)
+            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
+            run.kill(0, again=False)
+            fault.struck = run.workers.start(0).wait() == 78
+        finally:
+            run.workers.running.pop(0, None)
+            remount(folder, "rw")
+    run.workers.start(0)
+    run.more(100)
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+def just_run(run: Run) -> None:
+    """Nothing happens but what the input brings."""
+    run.until(0.3)
+    run.kill(0)
+    run.more(50)
+
+
+def all_poison(run: Run) -> None:
+    """From some moment on every record is bad: the worker stops with 65, and nothing of that batch is committed."""
+    run.until(0.1)
+    with run.fault("only poison") as fault:
+        run.traffic.shape.poison = 1.0
+        fault.before = run.reader.progress
+        run.wait(lambda: bool(run.workers.unwanted), "the worker stops")
+        fault.struck = run.workers.unwanted == ["w0 ended with 65"]
+
+
+def big(_draw: random.Random, event: dict[str, object]) -> bytes:
+    """A record of 2 MB."""
+    return json.dumps({**event, "padding": "x" * 2_000_000}).encode()
+
+
+def not_a_number(draw: random.Random, event: dict[str, object]) -> bytes:
+    """A value that is no number, in the ways that JSON writers have."""
+    return json.dumps({**event, "value": draw.choice((float("nan"), float("inf"), "NaN", "1e999"))}).encode()
+
+
+def strange_time(draw: random.Random, event: dict[str, object]) -> bytes:
+    """An event of 1970, of 2100, or of a clock that jumped an hour."""
+    time_ = draw.choice((1, 4_102_444_800, T0 - 3600, T0 + 400_000))
+    return json.dumps({**event, "event_time": time_}).encode()
+
+
+def _shape(**wanted: object) -> Callable[[], Shape]:
+    return lambda: Shape(**wanted)  # type: ignore[arg-type]
+
+
+STATE_SCENARIOS = (
+    Scenario("snapshots-damaged", snapshots_damaged, events=4000, sections={"snapshot": {"every_s": 0.3}}),
+    Scenario("state-gone", all_state_gone),
+    Scenario("poison-rare", just_run, shape=_shape(poison=0.001)),
+    Scenario("poison", just_run, shape=_shape(poison=0.05)),
+    Scenario("poison-all", all_poison, may_stop=True),
+    Scenario("disk-full", disk_full, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=8 << 20),
+    Scenario("read-only", read_only, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=64 << 20),
+    Scenario(
+        "big-records", just_run, events=1500, shape=_shape(strange=0.01, make_strange=big, strange_is_poison=True)
+    ),
+    Scenario("not-a-number", just_run, shape=_shape(strange=0.05, make_strange=not_a_number, strange_is_poison=True)),
+    Scenario("strange-times", just_run, shape=_shape(strange=0.1, make_strange=strange_time)),
+)

@@ -1,0 +1,51 @@
+"""A worker's process: the command `tidemill run`, with hooks and a mutant where the scenario asks for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Orders(NamedTuple):
+    """What a worker's process is told."""
+
+    config: str
+    log: str
+    hits: str
+    hooks: tuple[str, ...] = ()
+    mutant: str = ""
+
+    def arguments(self) -> list[str]:
+        """As arguments of a command."""
+        return [self.config, self.log, self.hits, ",".join(self.hooks), self.mutant]
+
+    @classmethod
+    def read(cls, arguments: list[str]) -> Orders:
+        """From arguments of a command."""
+        config, log, hits, hooks, mutant = arguments
+        return cls(config, log, hits, tuple(hook for hook in hooks.split(",") if hook), mutant)
+
+
+def work(orders: Orders) -> None:
+    """Run the command; its output goes to the log file. Never returns."""
+    log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from consumer.cli import main
+    from tests.faults.hooks import MUTANTS, Hook, arm
+
+    if orders.mutant:
+        MUTANTS[orders.mutant]()
+    for text in orders.hooks:
+        arm(Hook.read(text), Path(orders.hits))
+    code = main(["run", "-c", orders.config])
+    sys.stdout.write(f"exit code {code}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a client that hangs do not keep the process
+
+
+if __name__ == "__main__":
+    work(Orders.read(sys.argv[1:]))

@@ -1,0 +1,437 @@
+"""A lineage once more from its journal, and what a live recovery must agree with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from support import Stream, random_events, same_state, small_settings
+
+from consumer.as_run import AsRun, replay_as_run
+from consumer.describe_settings import identity
+from consumer.errors import AccessError, InputTruncated, StateError, TransientError, UsageError
+from consumer.health import HealthState
+from consumer.journal import Gain, decode
+from consumer.memory_io import Fault, MemoryPast
+from consumer.metrics import Metrics
+from consumer.parts import Parts
+from consumer.recovery import skip_in_next_recovery
+from consumer.replay_as_run import AsRunOptions, replay_lineage
+from consumer.snapshots import Snapshots
+from consumer.state_store import FolderStore
+
+EVENTS = random_events(160, users=12)
+
+
+def fresh(stream, settings=None):
+    return Parts(settings or stream.settings, Metrics(stream.clock), HealthState(stream.clock, 60.0))
+
+
+def as_run(stream, settings=None, **wanted):
+    settings = settings or stream.settings
+    parts = fresh(stream, settings)
+    snapshots = Snapshots(stream.store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
+    replay_as_run(settings, parts, snapshots, MemoryPast(stream.log), AsRun(**wanted))
+    return parts
+
+
+def assert_same(left, right):
+    first, second = left.image(0), right.image(0)
+    assert first.batch == second.batch
+    assert same_state(first.worker, second.worker)
+    assert first.histories.keys() == second.histories.keys()
+    for partition, (state, offset) in first.histories.items():
+        assert second.histories[partition][1] == offset
+        assert same_state(state, second.histories[partition][0])
+
+
+def save(stream):
+    stream.worker.save()
+
+
+def restart(stream):
+    """As after kill -9: nothing is closed, nothing is saved."""
+    stream.start()
+
+
+@pytest.fixture
+def stream():
+    stream = Stream()
+    stream.put_events(EVENTS)
+    return stream
+
+
+def test_a_whole_journal_is_begun_cold_and_ends_with_the_same_bytes(stream):
+    stream.drain()
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_a_trimmed_journal_is_begun_from_the_oldest_snapshot(stream):
+    for _ in range(3):
+        stream.pipeline.step()
+        save(stream)
+    stream.drain()
+    journal = stream.log.partitions("journal")[0]
+    assert stream.log.start(journal) == 2  # each transaction ends with a marker
+    assert_same(as_run(stream), stream.parts)
+    stream.log.trim(journal, 4)
+    with pytest.raises(StateError, match="begins at micro-batch 3, the oldest snapshot kept is of 1"):
+        as_run(stream)
+    for name in [name for name in stream.store.names() if "snapshot-000000000001" in name]:
+        stream.store.delete(name)
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_a_damaged_oldest_snapshot_is_passed_over(stream):
+    for _ in range(3):
+        stream.pipeline.step()
+        save(stream)
+    stream.drain()
+    oldest = next(name for name in stream.store.names() if name.endswith("000001/worker.json"))
+    stream.store.blobs[oldest] = b"{}"
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_a_damaged_manifest_of_the_oldest_does_not_stop_the_trimming(stream):
+    for _ in range(2):
+        stream.pipeline.step()
+        save(stream)
+    oldest = next(name for name in stream.store.names() if name.endswith("000001/manifest.json"))
+    stream.store.blobs[oldest] = b"not a manifest"
+    assert stream.snapshots.oldest_journal_offset() == 4
+
+
+def test_a_worker_that_may_not_trim_its_journal_goes_on(stream, monkeypatch):
+    def refuse(*_):
+        raise AccessError("no right to delete")
+
+    monkeypatch.setattr(MemoryPast, "trim", refuse)
+    stream.pipeline.step()
+    save(stream)
+    stream.drain()
+    assert len(stream.log.records("journal")) == stream.parts.batch
+
+
+@pytest.mark.parametrize("batch", [0, 99])
+def test_a_micro_batch_that_is_not_there_is_told(stream, batch):
+    stream.pipeline.step()
+    stream.pipeline.step()
+    save(stream)
+    stream.pipeline.step()
+    with pytest.raises(StateError, match=f"no state of micro-batch {batch}: there are 2 to 3"):
+        as_run(stream, to_batch=batch)
+    assert as_run(stream, to_batch=2).batch == 2
+
+
+def test_other_settings_of_identity_are_refused_also_where_it_begins_cold(stream):
+    stream.pipeline.step()
+    save(stream)
+    with pytest.raises(StateError, match=r"worker\.seed"):
+        as_run(stream, small_settings(worker={"batch_events": 16, "seed": 2}))
+
+
+def test_nothing_in_the_journal_is_told(stream):
+    with pytest.raises(StateError, match="nothing of 'tidemill-0'"):
+        as_run(stream)
+
+
+def test_a_journal_of_which_nothing_is_needed_any_more_is_the_snapshot(stream):
+    stream.drain()
+    save(stream)
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_input_that_is_gone_stops_it_or_is_left_out_as_the_settings_say(stream):
+    stream.drain()
+    stream.log.trim(stream.log.partitions("events")[0], 20)
+    with pytest.raises(InputTruncated):
+        as_run(stream)
+    settings = small_settings(recovery={"on_truncation": "earliest"})
+    assert as_run(stream, settings).batch == stream.parts.batch
+
+
+def begun(stream, folder):
+    """A worker of its own whose lineage began from another's snapshot."""
+    other = Stream()
+    other.put_events(random_events(48, seed=5))
+    other.drain()
+    Snapshots(FolderStore(folder), "other", identity(other.settings), 3).save(other.parts.image(0))
+    stream.worker.close()
+    stream.parts = fresh(stream)
+    stream.worker = stream.worker.__class__(
+        stream.settings, stream.parts, stream.snapshots, stream.clock, stream._doors
+    )
+    stream.pipeline = stream.worker.start(folder)
+    return other
+
+
+def test_a_lineage_that_began_from_a_snapshot_needs_that_one(stream, tmp_path):
+    begun(stream, tmp_path)
+    stream.drain()
+    assert_same(as_run(stream, init=tmp_path), stream.parts)
+    with pytest.raises(StateError, match="--init"):
+        as_run(stream)
+    further = Stream()
+    further.put_events(random_events(96, seed=6))
+    further.drain()
+    Snapshots(FolderStore(tmp_path), "other", identity(further.settings), 3).save(further.parts.image(0))
+    with pytest.raises(StateError, match="--init"):
+        as_run(stream, init=tmp_path)
+
+
+def test_one_that_began_cold_takes_no_init(stream, tmp_path):
+    stream.drain()
+    with pytest.raises(StateError, match="leave --init away"):
+        as_run(stream, init=tmp_path)
+
+
+def test_a_restart_before_the_first_snapshot_begins_as_the_lineage_did(stream, tmp_path):
+    begun(stream, tmp_path)
+    stream.pipeline.step()
+    with pytest.raises(StateError, match="began with the same --init"):
+        restart(stream)
+    stream.parts = fresh(stream)
+    again = stream.worker.__class__(stream.settings, stream.parts, stream.snapshots, stream.clock, stream._doors)
+    stream.pipeline = again.start(tmp_path)
+    stream.drain()
+    entries = [decode(record.value) for record in stream.log.records("journal")]
+    assert [entry.begun_from is not None for entry in entries] == [True] + [False] * (len(entries) - 1)
+    assert_same(as_run(stream, init=tmp_path), stream.parts)
+
+
+def test_one_that_began_cold_is_not_restarted_with_init(stream, tmp_path):
+    stream.pipeline.step()
+    other = Stream()
+    other.put_events(random_events(48, seed=5))
+    other.drain()
+    Snapshots(FolderStore(tmp_path), "other", identity(other.settings), 3).save(other.parts.image(0))
+    again = stream.worker.__class__(stream.settings, fresh(stream), stream.snapshots, stream.clock, stream._doors)
+    with pytest.raises(StateError, match="began without --init"):
+        again.start(tmp_path)
+
+
+# --- what a recovery and as-run must agree on
+
+
+def test_a_gain_whose_commit_had_no_answer_is_said_once(stream):
+    """Else as-run takes the partition over a second time, and loses what came between."""
+    stream.drain()
+    save(stream)
+    follower = Stream(small_settings(kafka={"instance": "heir"}), log=stream.log)
+    stream.worker.close()
+    follower.store = stream.store
+    follower.start()
+    stream.put_events(random_events(64, seed=3, users=12))
+    stream.log.inject(Fault.UNKNOWN_COMMITTED)
+    for _ in range(1000):
+        follower.worker.step()
+        if follower.worker.doors.source.drained:
+            break
+    assert not stream.log.missed_faults()
+    entries = [decode(record.value) for record in stream.log.records("journal")]
+    gains = [entry.gains for entry in entries if entry.lineage == "heir"]
+    assert [len(gain) for gain in gains] == [1] + [0] * (len(gains) - 1)
+
+
+def test_a_gain_is_said_also_where_the_process_ends_between_its_snapshot_and_the_first_commit():
+    stream = Stream(partitions=1)
+    stream.put_events(EVENTS[:64])
+    stream.drain()
+    save(stream)
+    stream.worker.close()
+    heir = Stream(small_settings(kafka={"instance": "heir"}), log=stream.log)
+    heir.store = stream.store
+    stream.log.inject(Fault.UNKNOWN_OPEN)
+    stream.put_events(EVENTS[64:])
+    heir.start()
+    heir.worker.step()
+    assert heir.snapshots.names() == ["heir/snapshot-000000000000"]
+    heir.start()
+    assert heir.parts.histories.users > 0
+    heir.drain()
+    entries = [decode(record.value) for record in stream.log.records("journal")]
+    assert [len(entry.gains) for entry in entries if entry.lineage == "heir"] == [1, 0, 0, 0, 0, 0]
+    for name in heir.store.names("heir/"):
+        heir.store.delete(name)
+    assert_same(as_run(heir), heir.parts)
+
+
+def test_a_partition_that_came_and_went_before_a_commit_was_never_there(stream):
+    recovery = stream.worker._recovery
+    stream.drain()
+    (partition,) = stream.parts.histories.partitions
+    batch = SimpleNamespace(assignment=frozenset(), ranges=())
+    recovery.notes.gains.append(Gain(partition, None, None, 0, 5))
+    recovery.follow(batch, stream.source, MemoryPast(stream.log))
+    assert recovery.notes.values() == {"dropped": [["events", 0]]}
+
+
+def test_what_a_lineage_began_from_is_said_also_after_a_stop_before_its_first_record(tmp_path):
+    stream = Stream()
+    begun(stream, tmp_path)
+    save(stream)
+    stream.worker.close()
+    restart(stream)
+    stream.put_events(EVENTS)
+    stream.drain()
+    assert decode(stream.log.records("journal")[0].value).begun_from is not None
+    assert_same(as_run(stream, init=tmp_path), stream.parts)
+
+
+def rewind(stream, offset):
+    log = stream.log
+    member = log.join("tidemill", "operator", "events")
+    owner = log.membership("tidemill", "operator", member)
+    log.commit(owner, dict.fromkeys(log.partitions("events"), offset))
+    log.leave("tidemill", "operator", member)
+
+
+def times(parts):
+    """The times of all events in the histories."""
+    (state,) = [part.state() for part in parts.histories.partitions.values()]
+    return sorted(state.arrays["times"].tolist())
+
+
+def test_what_was_set_back_is_known_after_a_snapshot_too():
+    """A snapshot in the midst of events that are only predicted again must not make them learned again."""
+    stream = Stream(small_settings(recovery={"on_rewind": "emit_only"}))
+    stream.put_events(EVENTS)
+    stream.drain()
+    stream.worker.close()
+    before = stream.parts
+    rewind(stream, 32)
+    restart(stream)
+    for _ in range(3):
+        stream.pipeline.step()
+    save(stream)
+    stream.pipeline.step()
+    assert len(stream.bodies()) == 160 + 4 * 16
+    restart(stream)
+    stream.drain()
+    assert len(stream.bodies()) == 160 + 128
+    assert same_state(stream.parts.model.state(), before.model.state())
+    assert times(stream.parts) == times(before)
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_what_was_left_out_is_left_out_again_by_whoever_redoes_it(stream, monkeypatch):
+    """Also by a recovery that begins from an older snapshot than the one after which it was left out."""
+    for _ in range(3):
+        stream.pipeline.step()
+    skip_in_next_recovery(stream.store, "tidemill-0", 2)
+    learned = []
+    learn = Parts.learn
+    monkeypatch.setattr(
+        Parts, "learn", lambda self, considered: (learned.append(considered.plan.batch), learn(self, considered))[1]
+    )
+    restart(stream)
+    assert learned == [1, 3]
+    stream.pipeline.step()
+    assert [decode(record.value).skipped for record in stream.log.records("journal")] == [(), (), (), (2,)]
+    learned.clear()
+    restart(stream)
+    assert learned == [1, 3, 4]
+    stream.drain()
+    assert [decode(record.value).skipped for record in stream.log.records("journal")][4:] == [()] * 6
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_what_was_left_out_is_on_record_also_where_nothing_came_until_the_stop(stream):
+    stream.drain()
+    skip_in_next_recovery(stream.store, "tidemill-0", 2)
+    restart(stream)
+    save(stream)
+    stream.worker.close()
+    restart(stream)
+    stream.put_events(random_events(16, seed=9))
+    stream.drain()
+    assert decode(stream.log.records("journal")[-1].value).skipped == (2,)
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_a_skipped_micro_batch_is_not_even_predicted(stream, monkeypatch):
+    """Predicting may be what ends the process."""
+    for _ in range(3):
+        stream.pipeline.step()
+    skip_in_next_recovery(stream.store, "tidemill-0", 2)
+    consider = Parts.consider
+
+    def deadly(self, records, ranges, **named):
+        assert named["plan"].batch != 2
+        return consider(self, records, ranges, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "consider", deadly)
+        restart(stream)
+    assert stream.parts.batch == 3
+    stream.drain()
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_the_order_to_skip_is_forgotten_when_a_recovery_has_come_to_its_end(stream):
+    stream.pipeline.step()
+    skip_in_next_recovery(stream.store, "tidemill-0", 7)
+    assert "tidemill-0/redo.json" in stream.store.names()
+    restart(stream)
+    assert "tidemill-0/redo.json" not in stream.store.names()
+
+
+def test_a_broker_that_is_away_during_recovery_condemns_no_micro_batch(stream, monkeypatch):
+    for _ in range(3):
+        stream.pipeline.step()
+
+    def away(self, span):
+        if span.partition.topic == "events":
+            raise TransientError("the broker is away")
+        return read(self, span)
+
+    read = MemoryPast.read
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryPast, "read", away)
+        for _ in range(5):
+            with pytest.raises(TransientError):
+                restart(stream)
+    restart(stream)
+    stream.drain()
+    assert all(not decode(record.value).skipped for record in stream.log.records("journal"))
+    assert_same(as_run(stream), stream.parts)
+
+
+def test_a_damaged_note_of_deaths_is_named(stream):
+    stream.pipeline.step()
+    stream.store.write("tidemill-0/redo.json", b"\0")
+    with pytest.raises(StateError, match=r"redo\.json is damaged: remove it"):
+        restart(stream)
+
+
+# --- the whole, as the command calls it
+
+
+@pytest.fixture
+def wired(stream, tmp_path):
+    """Settings with a state folder, and a past whose closing is noted."""
+    settings = small_settings(snapshot={"dir": tmp_path / "state"})
+    past = MemoryPast(stream.log)
+    closed = []
+    past.close = lambda: closed.append(True)
+    return SimpleNamespace(settings=settings, past=past, closed=closed, folder=tmp_path)
+
+
+def test_the_summary_and_what_is_saved(stream, wired):
+    stream.put(b"not an event", b"{}")
+    stream.drain()
+    summary = replay_lineage(wired.settings, AsRunOptions(save=wired.folder / "saved"), stream.clock, wired.past)
+    assert summary["events"] == 160
+    assert summary["rejected"] == {"invalid_json": 1, "user_id_missing": 1}
+    assert summary["metrics"]["tidemill"] == stream.parts.evaluation.prequential.result()["metrics"]["tidemill"]
+    snapshots = Snapshots(FolderStore(wired.folder / "saved"), "tidemill-0", {}, 3)
+    (name,) = snapshots.names()
+    assert snapshots.open(name).batch == stream.parts.batch
+    assert same_state(snapshots.open(name).worker(), stream.parts.state())
+    assert wired.closed == [True]
+    assert not (wired.folder / "state").exists()
+
+
+def test_the_lineages_own_folder_is_not_written_to(stream, wired):
+    with pytest.raises(UsageError, match=r"snapshot\.dir"):
+        replay_lineage(wired.settings, AsRunOptions(save=wired.folder / "state"), stream.clock, wired.past)

@@ -1,0 +1,61 @@
+"""The runbook names what there is: exit codes, alerts, messages, commands and settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from consumer import errors
+from consumer.cli import DEFECT, INTERRUPTED, app
+from consumer.cli_snapshot import DIFFERENT
+from consumer.describe_settings import KNOWN
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "deploy" / "RUNBOOK.md").read_text(encoding="utf-8")
+HEADINGS = re.findall(r"^### (.*)$", TEXT, re.MULTILINE)
+MESSAGES = [message for heading in HEADINGS for message in re.findall(r'"([^"]+)"', heading)]
+CLIENTS_OWN = {"ProducerFencedError", "FencedInstanceIdError"}
+
+
+def source() -> str:
+    """All text of the package, with the pieces of a broken string joined."""
+    files = (ROOT / "consumer").rglob("*.py")
+    return "".join(re.sub(r"[\"']\s*\n\s*f?[\"']", "", file.read_text(encoding="utf-8")) for file in files)
+
+
+def test_every_exit_code_is_told() -> None:
+    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.TidemillError)]
+    codes = {cls.exit_code for cls in classes} | {0, DIFFERENT, DEFECT, INTERRUPTED}
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)}
+    assert codes <= told
+
+
+def test_every_alert_has_an_entry() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    assert {heading for heading in HEADINGS if not heading.startswith('"')} == alerts
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_is_one_that_is_said(message) -> None:
+    assert message in source() or message in CLIENTS_OWN
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    sections = {name.split(".")[0] for name in KNOWN}
+    named = {name for name in re.findall(r"\b([a-z]+\.[a-z_]+)\b", TEXT) if name.split(".")[0] in sections}
+    assert len(named) > 15
+    assert named <= set(KNOWN)
+
+
+def test_every_command_that_is_named_exists() -> None:
+    commands = get_command(app).commands
+    named = set(re.findall(r"tidemill ([a-z-]+)(?: ([a-z]+))?", TEXT))
+    for command, sub in named:
+        assert command in commands
+        if hasattr(commands[command], "commands"):
+            assert sub in commands[command].commands
