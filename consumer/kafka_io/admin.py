@@ -143,16 +143,24 @@ def _describe(admin: Any, names: Sequence[str], clock: Clock) -> dict[str, Any]:
     """Metadata of those topics that exist; a new one that has no leader yet is asked for again."""
 
     def describe() -> dict[str, Any]:
-        found = {}
+        found, failed = {}, {}
         for topic in admin.describe_topics(list(names)):
             error = k.for_code(topic["error_code"])
             if error is k.NoError:
                 found[topic["name"]] = topic
             elif error is not k.UnknownTopicOrPartitionError:
-                raise error(topic["name"])
+                failed[topic["name"]] = error
+        _raise_first(failed, names)
         return found
 
     return retry(describe, "looking at topics", clock, within_s=_LOOKUP_S)
+
+
+def _raise_first(failed: Mapping[str, type[Exception]], names: Sequence[str]) -> None:
+    """Raise the error of the first name that has one, for every name that has the same; brokers answer in any order."""
+    first = next((failed[name] for name in names if name in failed), None)
+    if first is not None:
+        raise first(", ".join(name for name in dict.fromkeys(names) if failed.get(name) is first))
 
 
 def _configs(admin: Any, names: list[str], clock: Clock) -> dict[str, dict[str, str]]:
