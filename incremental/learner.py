@@ -3,7 +3,7 @@
 `plan` decides, `learn` does; between them stands the commit. One learning step, in this order:
 
 1. vocabularies admit (and evict) the ids of the micro-batch; a new item starts near the mean of its context;
-2. the counting components and the mixture learn from what they were scored on;
+2. the counting components, the mixture and the ranker learn from what they were scored on;
 3. the transformer takes one optimizer step on the new events and on rehearsed windows, under a guard: a step with a
    loss or gradient that is not finite changes nothing and is counted;
 4. the new events join the rehearsal memory.
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from incremental.plan import LearnPlan, learning_rate, rehearsal_windows, seed_for, step_of
+from incremental.plan import LearnPlan, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
 from incremental.rehearsal import Rehearsal
 from incremental.repeats import RepeatRule
 from model.sequences import Sequences, cut
 from model.state import State
+from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
     from incremental.settings import LearningSettings
@@ -117,17 +118,25 @@ class Learner:
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray) -> None:
         model = self.model
         model.unknown.learn(scores.target_B[kept])
-        model.popularity.learn(model.items.lookup(contexts.event_item_B[kept]))
+        model.count(contexts, kept)
         scored = kept[~contexts.first_B[kept]]
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        self._rank(contexts, scores, kept[scores.target_B[kept] != UNKNOWN])
         model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
         self.repeats.learn(scores.repeat_B[scored])
 
+    def _rank(self, contexts: Contexts, scores: Scores, known: np.ndarray) -> None:
+        """Let the ranker learn from the lists in which admitted items that happened were looked for."""
+        lists, states = scores.candidates, contexts.before_B[known].astype(np.int64)
+        features, rows = lists.features_QCF[states], lists.rows_QC[states]
+        self.model.ranker.learn(features, rows, scores.column_B[known], scores.bucket_B[known])
+
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
-        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types)
+        targets = rehearsal_targets(plan, self.settings)
+        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types, targets)
 
     def state(self) -> State:
         """Return everything that learning changed."""

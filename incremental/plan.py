@@ -45,6 +45,12 @@ def rehearsal_windows(settings: LearningSettings, events: int) -> int:
     return round(settings.rehearsal_windows * events / REFERENCE_EVENTS)
 
 
+def rehearsal_targets(plan: LearnPlan, settings: LearningSettings) -> int:
+    """Bound the rehearsed targets in proportion to the windows that the plan allows."""
+    share = plan.rehearsal_windows / max(1, settings.rehearsal_windows)
+    return max(1, round(settings.rehearsal_targets * share))
+
+
 def step_of(plan: LearnPlan, settings: LearningSettings) -> LearningStep:
     """Return the network's part of the plan."""
     return LearningStep(

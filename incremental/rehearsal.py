@@ -70,12 +70,20 @@ class Rehearsal:
         self._length[slot] = have + count
         return count
 
-    def sample(self, count: int, draw: np.random.Generator, items: Vocabulary, types: Vocabulary) -> Sequences | None:
-        """Draw windows with at least one known predecessor of a target, with replacement; None where there is none."""
+    def sample(
+        self, count: int, draw: np.random.Generator, items: Vocabulary, types: Vocabulary, targets: int | None = None
+    ) -> Sequences | None:
+        """Draw windows with at least one known predecessor of a target, with replacement; None where there is none.
+
+        The first `count` windows, or as many as it takes to hold `targets` targets.
+        """
         eligible = np.flatnonzero((self._length >= 2) & (self._first < self._length))
         if not count or not len(eligible):
             return None
         chosen: Int64 = draw.choice(eligible, count)
+        if targets is not None:
+            held = self._length[chosen] - np.maximum(self._first[chosen], 1)
+            chosen = chosen[np.cumsum(held) - held < targets]
         length = self._length[chosen]
         width = int(length.max())
         inside = np.arange(width) < length[:, None]
@@ -87,7 +95,7 @@ class Rehearsal:
             self._opens[chosen, :width] & inside,
             length,
             np.maximum(self._first[chosen], 1).astype(np.int32),
-            np.zeros(count, np.int32),
+            np.zeros(len(chosen), np.int32),
         )
 
     def forget(self, user: int) -> None:

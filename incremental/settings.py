@@ -26,9 +26,11 @@ class LearningSettings(Section):
     """Decoupled weight decay of the network's body."""
     negatives: Count = Field(2048, json_schema_extra=IDENTITY)
     """Sampled items that each target is told apart from; all items where there are no more than this."""
-    rehearsal_windows: Annotated[int, Field(ge=0)] = Field(64, json_schema_extra=OPERATIONAL)
-    """Remembered windows of events that are learned again with every 256 new events."""
-    rehearsal_capacity: Count = Field(20_000, json_schema_extra=IDENTITY)
+    rehearsal_windows: Annotated[int, Field(ge=0)] = Field(128, json_schema_extra=OPERATIONAL)
+    """Remembered windows of events that are learned again with every 256 new events ..."""
+    rehearsal_targets: Count = Field(512, json_schema_extra=IDENTITY)
+    """... as long as they hold no more events than about this; where windows are long, fewer are taken."""
+    rehearsal_capacity: Count = Field(50_000, json_schema_extra=IDENTITY)
     """Windows that the rehearsal memory holds; the oldest is overwritten."""
     rehearsal_length: Annotated[int, Field(ge=2)] = Field(32, json_schema_extra=IDENTITY)
     """Events in a remembered window."""

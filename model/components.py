@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,13 +30,10 @@ class View(Protocol):
         """Return the probability of `rows` [S, C] for some states [S]; row 0 asks for `unknown`."""
 
 
-class Component(Protocol):
-    """One way to tell what comes next."""
+class Memory(Protocol):
+    """Something that learns by counting or by gradient, and what is kept in it. Its views are its own affair."""
 
     name: str
-
-    def view(self, contexts: Contexts, smoothing: Smoothing) -> View:
-        """Look at a micro-batch; changes nothing."""
 
     def evict(self, rows: Sequence[int]) -> None:
         """Clear everything kept under these vocabulary rows."""
@@ -53,12 +48,8 @@ class Component(Protocol):
         """Become what `state` holds."""
 
 
-def best_first(rows: Rows, p: Probability, n: int) -> tuple[Rows, Probability]:
-    """Keep the n most probable of each line, best first, ties by row; pads to n. Shapes [S, M] to [S, n]."""
-    order = np.lexsort((rows, -p), axis=-1)[:, :n]
-    rows, p = np.take_along_axis(rows, order, axis=1), np.take_along_axis(p, order, axis=1)
-    missing = n - rows.shape[1]
-    if missing > 0:
-        rows = np.pad(rows, ((0, 0), (0, missing)))
-        p = np.pad(p, ((0, 0), (0, missing)))
-    return rows, p
+class Component(Memory, Protocol):
+    """A memory that looks at a micro-batch in one way."""
+
+    def view(self, contexts: Contexts, smoothing: Smoothing) -> View:
+        """Look at a micro-batch; changes nothing."""

@@ -1,24 +1,59 @@
-"""Everything that predicts, as one thing that can be saved: vocabularies, components and the mixture over them."""
+"""Everything that predicts, as one thing that can be saved: vocabularies, components, mixture and ranker."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from model.candidates import FIXED
+from model.item_statistics import ItemStatistics
 from model.mixture import Mixture
 from model.own_items import OwnItems
 from model.popularity import Popularity
+from model.ranker import Ranker
+from model.replies import Replies
+from model.sessions import Sessions
 from model.smoothing import Smoothing, UnknownRate
 from model.state import State
 from model.transformer import Transformer
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.components import Component
+    from model.components import Memory, View
+    from model.contexts import Contexts, Int64
+    from model.own_items import OwnItemsView
     from model.settings import ModelSettings
+    from model.transformer import TransformerView
+
+COMPONENTS = (
+    "transformer",
+    "recency_popularity",
+    "popularity_now",
+    "own_items",
+    "own_counts",
+    "replies",
+    "next_item",
+    "transitions",
+    "co_occurrence",
+    "similar_sessions",
+)
+"""What can tell what comes next, in the order of the mixture's weights."""
+SUMMITS = ("transformer", "next_item", "similar_sessions")
+"""Components whose largest probability among the candidates the ranker is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """One micro-batch through the eyes of every component; `all` in the order of the mixture's names."""
+
+    transformer: TransformerView
+    own_items: OwnItemsView
+    all: tuple[View, ...]
 
 
 class Model:
@@ -31,8 +66,17 @@ class Model:
         self.types = Vocabulary(settings.max_types, evict=False)
         self.transformer = Transformer(settings, self.items, self.types, seed)
         self.popularity = Popularity(self.items, settings.popularity_half_life_events)
+        self.popularity_now = Popularity(self.items, settings.popularity_short_half_life_events, "popularity_now")
         self.own_items = OwnItems(self.items)
-        self.mixture = Mixture([component.name for component in self.components])
+        half_life, memory = settings.memory_half_life_events, settings.memory_transitions
+        self.transitions = Transitions(self.items, half_life, memory)
+        self.sessions = Sessions(self.items, half_life, settings.memory_sessions)
+        self.replies = Replies(self.items)
+        self.statistics = ItemStatistics(self.items)
+        names = [name for name in COMPONENTS if name not in settings.leave_out.split(",")]
+        self.mixture = Mixture(names)
+        self.summits = [names.index(name) for name in SUMMITS if name in names]
+        self.ranker = Ranker(len(names) + 1 + FIXED, len(names), seed)
         self.unknown = UnknownRate()
         self.has_times = False
 
@@ -42,19 +86,56 @@ class Model:
         return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate if self.items.size else 1.0)
 
     @property
-    def components(self) -> list[Component]:
-        """All components, in the order of the mixture's weights."""
-        return [self.transformer, self.popularity, self.own_items]
+    def memories(self) -> list[Memory]:
+        """Everything that keeps something by item or by user."""
+        return [
+            self.transformer,
+            self.popularity,
+            self.popularity_now,
+            self.own_items,
+            self.replies,
+            self.transitions,
+            self.sessions,
+            self.statistics,
+        ]
+
+    def views(self, contexts: Contexts) -> Views:
+        """Look at a micro-batch with every component; changes nothing."""
+        smoothing = self.smoothing
+        transformer = self.transformer.view(contexts, smoothing)
+        own, own_counts = self.own_items.views(contexts, smoothing)
+        views: tuple[View, ...] = (
+            transformer,
+            self.popularity.view(contexts, smoothing),
+            self.popularity_now.view(contexts, smoothing),
+            own,
+            own_counts,
+            self.replies.view(contexts, smoothing),
+            *self.transitions.views(contexts, smoothing),
+            self.sessions.view(contexts, smoothing),
+        )
+        named = zip(COMPONENTS, views, strict=True)
+        return Views(transformer, own, tuple(view for name, view in named if name in self.mixture.names))
+
+    def count(self, contexts: Contexts, kept: Int64) -> None:
+        """Let every memory that only counts learn from some events of a micro-batch, in stream order."""
+        rows = self.items.lookup(contexts.event_item_B[kept])
+        self.popularity.learn(rows)
+        self.popularity_now.learn(rows)
+        self.replies.learn(contexts, kept)
+        self.transitions.learn(contexts, kept)
+        self.sessions.learn(contexts, kept)
+        self.statistics.learn(contexts, kept)
 
     def evict(self, rows: Sequence[int]) -> None:
-        """Clear evicted vocabulary rows in every component."""
-        for component in self.components:
-            component.evict(rows)
+        """Clear evicted vocabulary rows everywhere."""
+        for memory in self.memories:
+            memory.evict(rows)
 
     def forget(self, user: int) -> None:
         """Remove what is kept about one user."""
-        for component in self.components:
-            component.forget(user)
+        for memory in self.memories:
+            memory.forget(user)
 
     def state(self) -> State:
         """Return everything that learning changed."""
@@ -63,8 +144,9 @@ class Model:
         state.put("types", self.types.state())
         state.put("unknown", self.unknown.state())
         state.put("mixture", self.mixture.state())
-        for component in self.components:
-            state.put(component.name, component.state())
+        state.put("ranker", self.ranker.state())
+        for memory in self.memories:
+            state.put(memory.name, memory.state())
         return state
 
     def load(self, state: State) -> None:
@@ -74,5 +156,6 @@ class Model:
         self.types.load(state.take("types"))
         self.unknown.load(state.take("unknown"))
         self.mixture.load(state.take("mixture"))
-        for component in self.components:
-            component.load(state.take(component.name))
+        self.ranker.load(state.take("ranker"))
+        for memory in self.memories:
+            memory.load(state.take(memory.name))

@@ -3,7 +3,7 @@
 p(item) is the sum, over the lags at which the user's history holds the item, of the weight of that lag. The weights
 belong to groups of lags (1, 2, 3, 4, 5-6, 7-8, 9-12, ...) and are learned online by expectation maximisation: when an
 event repeats, each lag that holds the item takes its share of the credit. Steep weights mean recency, flat ones
-frequency; the stream decides.
+frequency; the stream decides. A second sight of the same histories goes by plain counts.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from model.components import best_first
+from model.compiled import compiled
+from model.sparse import SparseView
 from model.state import State
-from model.vocabulary import UNKNOWN, Rows, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.contexts import Bool, Contexts, Float64, Int64
-    from model.smoothing import Probability, Smoothing
+    from model.contexts import Contexts, Float64, Int32, Int64
+    from model.smoothing import Smoothing
+    from model.sparse import Weights
+    from model.vocabulary import Rows, Vocabulary
 
 BORDERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
 """Lag group g holds lags BORDERS[g] .. BORDERS[g + 1] - 1, where lag 0 is the latest event."""
@@ -39,14 +40,20 @@ class OwnItems:
     """Learned weights of lag groups; the histories themselves come with the contexts."""
 
     name = "own_items"
+    names = ("own_items", "own_counts")
 
     def __init__(self, items: Vocabulary) -> None:
         self.items = items
         groups = len(BORDERS) - 1
         self._credit = (PRIOR_EVENTS * 2.0 ** -np.arange(groups)).astype(np.float64)
 
+    def views(self, contexts: Contexts, smoothing: Smoothing) -> tuple[OwnItemsView, SparseView]:
+        """Look at a micro-batch in two ways, in the order of `names`."""
+        view = self.view(contexts, smoothing)
+        return view, view.counts
+
     def view(self, contexts: Contexts, smoothing: Smoothing) -> OwnItemsView:
-        """Look at a micro-batch."""
+        """Look at a micro-batch by the weights of lags."""
         return OwnItemsView(contexts, self.items, self._credit, smoothing)
 
     def learn(self, view: OwnItemsView, states: Int64, target_rows: Rows) -> None:
@@ -70,76 +77,93 @@ class OwnItems:
         self._credit = state.arrays["credit"].copy()
 
 
-class OwnItemsView:
-    """The distinct items of every state's history with their weights, in one sorted list of (state, row) codes."""
+class OwnItemsView(SparseView):
+    """The distinct items of every state's history with the weights of their lags; `counts`: with their counts."""
 
     def __init__(self, contexts: Contexts, items: Vocabulary, credit: Float64, smoothing: Smoothing) -> None:
-        self._smooth, self._states = smoothing, contexts.states
-        row_Q, position_Q = contexts.state_row_Q, contexts.state_position_Q
-        length = contexts.items_RT.shape[1]
-        self._group_T = lag_groups(length)
-        items_RT = items.lookup(contexts.items_RT)
-        lag_QT = position_Q[:, None] - np.arange(length)
-        self._items_QT = np.where(lag_QT >= 0, items_RT[row_Q], UNKNOWN)
-        self._lag_QT = np.where(lag_QT >= 0, lag_QT, 0)
-        self._weight_QT = self._weights(credit)
-        self._stride = np.int64(items.rows)
-        self._code, self._q = self._distinct()
-
-    def _weights(self, credit: Float64) -> npt.NDArray[np.float64]:
-        """Spread each group's share over the lags of the group that this state's history holds with a known item."""
-        known = self._items_QT != UNKNOWN
-        group_QT = self._group_T[self._lag_QT]
-        line = np.arange(self._states)[:, None] * len(BORDERS) + group_QT
-        held = np.bincount(line[known], minlength=self._states * len(BORDERS)).reshape(self._states, len(BORDERS))
-        share = (credit / credit.sum())[None, :] * (held[:, : len(credit)] > 0)
-        share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
-        per_lag = share / np.maximum(held[:, : len(credit)], 1)
-        return np.where(known, np.take_along_axis(per_lag, group_QT, axis=1), 0.0)
-
-    def _distinct(self) -> tuple[Int64, Float64]:
-        known = np.flatnonzero(self._items_QT != UNKNOWN)
-        state = known // self._items_QT.shape[1]
-        code = state * self._stride + self._items_QT.reshape(-1)[known]
-        order = np.argsort(code, kind="stable")
-        code, weight = code[order], self._weight_QT.reshape(-1)[known][order]
-        first = np.flatnonzero(np.diff(code, prepend=-1))
-        return code[first], np.add.reduceat(weight, first) if len(first) else weight
-
-    def _find(self, states: Int64, rows: Rows) -> tuple[Int64, Bool]:
-        code = states.astype(np.int64)[:, None] * self._stride + rows
-        place = np.minimum(np.searchsorted(self._code, code), max(0, len(self._code) - 1))
-        return place, (self._code[place] == code) if len(self._code) else np.zeros(rows.shape, np.bool_)
-
-    def holds(self, states: Int64, rows: Rows) -> Bool:
-        """Whether the history of each state [S] holds each of `rows` [S, C]."""
-        return self._find(states, rows)[1]
-
-    def propose(self, n: int) -> tuple[Rows, Probability]:
-        """Return the user's own items, most probable first."""
-        state, row = self._code // self._stride, (self._code % self._stride).astype(np.int32)
-        start = np.searchsorted(state, np.arange(self._states))
-        place = np.arange(len(state)) - start[state]
-        width = max(1, int(place.max(initial=0)) + 1)
-        rows, q = np.zeros((self._states, width), np.int32), np.zeros((self._states, width), np.float32)
-        rows[state, place], q[state, place] = row, self._q
-        rows, q = best_first(rows, q, n)
-        return rows, np.where(rows != UNKNOWN, self._smooth(q, rows), np.float32(0.0))
-
-    def score(self, states: Int64, rows: Rows) -> Probability:
-        """Return the probability of rows [S, C]; a state without history is uniform."""
-        place, held = self._find(states, rows)
-        q = np.where(held, self._q[place] if len(self._q) else 0.0, 0.0)
-        empty = ~(self._items_QT[states] != UNKNOWN).any(axis=1)
-        q[empty] = 1.0 / max(1, self._smooth.size)
-        return self._smooth(q, rows)
+        rows_RT = items.lookup(contexts.items_RT)
+        self._at = (rows_RT, contexts.state_row_Q, contexts.state_position_Q)
+        self._credit, self._group_T = credit.copy(), lag_groups(rows_RT.shape[1])
+        start_Q, rows, q, counts = own_weights(*self._at, self._group_T, self._credit, items.rows)
+        super().__init__(start_Q, rows, q, items.rows, smoothing)
+        self.counts = SparseView(start_Q, rows, counts, items.rows, smoothing)
 
     def credit(self, states: Int64, target_rows: Rows) -> Float64:
         """Return each lag group's share of the repeats among these targets [S]."""
-        match = (self._items_QT[states] == target_rows[:, None]) & (target_rows != UNKNOWN)[:, None]
-        weight = np.where(match, self._weight_QT[states], 0.0)
-        total = weight.sum(axis=1, keepdims=True)
-        share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-        group = self._group_T[self._lag_QT[states]]
-        credit = np.bincount(group.reshape(-1), share.reshape(-1), minlength=len(BORDERS) - 1)
-        return credit[: len(BORDERS) - 1].astype(np.float64)
+        rows_RT, row_Q, position_Q = self._at
+        row_S, position_S = row_Q[states], position_Q[states]
+        return credit_lags(rows_RT, row_S, position_S, target_rows, self._group_T, self._credit)
+
+
+@compiled
+def own_weights(
+    rows_RT: Rows, row_Q: Int32, position_Q: Int32, group_T: Int64, credit: Float64, height: int
+) -> tuple[Int64, Rows, Weights, Weights]:
+    """Return every state's own items as in `model.sparse`: by the credit of their lags, and by their counts.
+
+    A group's share is spread over the lags of the group that the history holds with a known item.
+    """
+    states = len(row_Q)
+    start_Q = np.zeros(states + 1, np.int64)
+    most = 0
+    for state in range(states):
+        most += position_Q[state] + 1
+    rows, q, counts = np.empty(most, np.int32), np.empty(most, np.float32), np.empty(most, np.float32)
+    by_credit, by_count = np.zeros(height), np.zeros(height)
+    held = np.zeros(len(credit))
+    size = 0
+    for state in range(states):
+        line, latest, begin = row_Q[state], position_Q[state], size
+        total = holdings(rows_RT[line], latest, group_T, credit, held)
+        known = held.sum()
+        for lag in range(latest + 1):
+            item, group = rows_RT[line, latest - lag], group_T[lag]
+            if item == 0:
+                continue
+            if by_count[item] == 0.0:
+                rows[size] = item
+                size += 1
+            by_count[item] += 1.0 / known
+            by_credit[item] += credit[group] / total / held[group]
+        for index in range(begin, size):
+            item = rows[index]
+            q[index], counts[index] = by_credit[item], by_count[item]
+            by_credit[item], by_count[item] = 0.0, 0.0
+        start_Q[state + 1] = size
+    return start_Q, rows[:size], q[:size], counts[:size]
+
+
+@compiled
+def holdings(rows_T: Rows, latest: int, group_T: Int64, credit: Float64, held: Float64) -> float:
+    """Count into `held` the lags of each group that hold a known item; return the credit of the groups that do."""
+    held[:] = 0.0
+    for lag in range(latest + 1):
+        if rows_T[latest - lag] != 0:
+            held[group_T[lag]] += 1.0
+    total = 0.0
+    for group in range(len(credit)):
+        if held[group] > 0.0:
+            total += credit[group]
+    return max(total, 1e-300)
+
+
+@compiled
+def credit_lags(
+    rows_RT: Rows, row_S: Int32, position_S: Int32, target_S: Rows, group_T: Int64, credit: Float64
+) -> Float64:
+    """Return what each group of lags earns from targets that the histories hold."""
+    earned, held = np.zeros(len(credit)), np.zeros(len(credit))
+    share = np.zeros(len(credit))
+    for state in range(len(row_S)):
+        line, latest, target = row_S[state], position_S[state], target_S[state]
+        if target == 0:
+            continue
+        holdings(rows_RT[line], latest, group_T, credit, held)
+        share[:] = 0.0
+        for lag in range(latest + 1):
+            if rows_RT[line, latest - lag] == target:
+                share[group_T[lag]] += credit[group_T[lag]] / held[group_T[lag]]
+        total = share.sum()
+        if total > 0.0:
+            earned += share / total
+    return earned

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from model.smoothing import Probability, Smoothing
 
 RENORMALISE_ABOVE = 1e100
+MOST = 32
+"""Proposals: what is less popular than these is seldom next for nothing but its popularity."""
 
 
 class Popularity:
@@ -82,12 +84,13 @@ class PopularityView:
         self._q, self._states, self._smooth = q, states, smoothing
 
     def propose(self, n: int) -> tuple[Rows, Probability]:
-        """Return the most popular items, the same for every state."""
+        """Return the most popular items, the same for every state; MOST of them at most."""
+        width, n = n, min(n, MOST)
         q = self._q[1:]
         best = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
         best = best[q[best] > 0.0]  # a row that is free, or not counted yet, is nobody's guess
         top = (best[np.lexsort((best, -q[best]))][:n] + 1).astype(np.int32)
-        rows, p = np.zeros(n, np.int32), np.zeros(n, np.float32)
+        rows, p = np.zeros(width, np.int32), np.zeros(width, np.float32)
         rows[: len(top)] = top
         p[: len(top)] = self._smooth(self._q[top], top)
         return np.tile(rows, (self._states, 1)), np.tile(p, (self._states, 1))

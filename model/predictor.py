@@ -1,8 +1,10 @@
 """The predictor: ranks what really happened, then tells what comes next. It changes nothing.
 
-For every state each component proposes candidates; their union is scored by all components; the mixture of the
-scores orders it. That order is what is published, so it is also what the evaluation ranks: a target outside the
-union is a miss. Probabilities of single items come from the same mixture and are defined for every item.
+For every state each component proposes candidates; their union is scored by all components; the ranker orders it.
+That order is what is published, so it is also what the evaluation ranks: a target outside the union is a miss. One
+distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
+rest, p(i) = pi * softmax of the ranker on the candidates, and (1 - pi) * mixture(i) / mixture(not candidates) on the
+other admitted items.
 """
 
 from __future__ import annotations
@@ -13,30 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from model.candidates import Candidates, features, union
 from model.mixture import bucket
 from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
-    from model.components import View
     from model.contexts import Bool, Contexts, Float64, Int32, Int64
-    from model.model import Model
-    from model.own_items import OwnItemsView
+    from model.model import Model, Views
     from model.smoothing import Probability
-    from model.transformer import TransformerView
 
 MISS = np.int32(2**31 - 1)
 """The rank of what is not in the list."""
 LIST_LENGTH = 20
 """Items that are ranked, and kept to see later how good the published list was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """One micro-batch through the eyes of every component."""
-
-    transformer: TransformerView
-    own_items: OwnItemsView
-    all: tuple[View, ...]
+SMALLEST = 1e-12
+"""Least probability of an admitted item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +54,8 @@ class Scores:
     support: int  # admitted items when the micro-batch was scored
     unknown: float  # the rate of items that are not admitted, as of then
     views: Views
+    candidates: Candidates
+    column_B: Int64  # the target's place among the candidates of its state, -1 where it is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +74,11 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """The ordered list of every state."""
+    """The candidates of every state with their probabilities, and the ordered list."""
 
+    candidates: Candidates
+    covered_Q: Float64  # p of all candidates together
+    p_QC: Probability
     rows_QK: Rows
     p_QK: Probability
 
@@ -93,7 +91,7 @@ class Predictor:
 
     def predict(self, contexts: Contexts, *, exclude_seen: bool) -> tuple[Scores, Predictions]:
         """Score a micro-batch by the model as it is, and predict from the state after every event."""
-        views = self._views(contexts)
+        views = self.model.views(contexts)
         proposals = [view.propose(self.model.settings.proposals) for view in views.all]
         ranking = self._rank(contexts, views, proposals, exclude_seen=exclude_seen)
         type_p_QY = views.transformer.type_probabilities() if self.model.types.size > 1 else None
@@ -101,32 +99,33 @@ class Predictor:
         scores = self._score(contexts, views, proposals, ranking, type_p_QY, gap_Q3, exclude_seen=exclude_seen)
         return scores, self._publish(contexts, ranking, type_p_QY, gap_Q3)
 
-    def _views(self, contexts: Contexts) -> Views:
-        model, smoothing = self.model, self.model.smoothing
-        transformer = model.transformer.view(contexts, smoothing)
-        own = model.own_items.view(contexts, smoothing)
-        return Views(transformer, own, (transformer, model.popularity.view(contexts, smoothing), own))
-
     def _rank(
         self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]], *, exclude_seen: bool
     ) -> _Ranking:
-        """Order the union of all proposals by the mixture."""
-        rows_QC = distinct(np.concatenate([rows for rows, _ in proposals], axis=1))
-        states = np.arange(contexts.states)
-        p_QC = self._mix(contexts, views, states, rows_QC)
+        """Order the union of all proposals by the ranker."""
+        candidates = self._candidates(contexts, views, proposals)
+        states, rows_QC = np.arange(contexts.states), candidates.rows_QC
+        size_Q = (rows_QC != UNKNOWN).sum(axis=1)
+        buckets = bucket(contexts.state_position_Q + 1)
+        covered_Q = self.model.ranker.coverage(size_Q, buckets, self.model.items.size) * (1.0 - self._unknown())
+        p_QC = self.model.ranker.shares(candidates) * covered_Q[:, None].astype(np.float32)
         left_out = rows_QC == UNKNOWN
         if exclude_seen:
             left_out |= views.own_items.holds(states, rows_QC)
-        p_QC[left_out] = -1.0
-        best = np.argpartition(-p_QC, LIST_LENGTH - 1, axis=1)[:, :LIST_LENGTH]
-        rows, p = np.take_along_axis(rows_QC, best, axis=1), np.take_along_axis(p_QC, best, axis=1)
-        order = np.lexsort((rows, -p), axis=-1)
-        rows, p = np.take_along_axis(rows, order, axis=1), np.take_along_axis(p, order, axis=1)
-        return _Ranking(np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
+        best, p = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
+        rows = np.take_along_axis(rows_QC, best, axis=1)
+        return _Ranking(candidates, covered_Q, p_QC, np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
 
-    def _mix(self, contexts: Contexts, views: Views, states: Int64, rows_SC: Rows) -> Probability:
-        p_SCM = np.stack([view.score(states, rows_SC) for view in views.all], axis=-1)
-        return self.model.mixture.combine(p_SCM, bucket(contexts.state_position_Q[states] + 1))
+    def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
+        model, states = self.model, np.arange(contexts.states)
+        rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.rows, LIST_LENGTH)
+        p_QCM = np.stack([view.score(states, rows_QC) for view in views.all], axis=-1)
+        mixture_QC = model.mixture.combine(p_QCM, bucket(contexts.state_position_Q + 1))
+        mixture_QC[rows_QC == UNKNOWN] = 0.0
+        rows_RT = model.items.lookup(contexts.items_RT)
+        summits = np.array(model.summits, np.int64)
+        told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, model.statistics, summits)
+        return Candidates(rows_QC, mixture_QC, told)
 
     def _score(
         self,
@@ -143,14 +142,15 @@ class Predictor:
         target_B = self.model.items.lookup(contexts.event_item_B)
         p_BM = np.stack([view.score(before, target_B[:, None])[:, 0] for view in views.all], axis=-1)
         buckets = bucket(contexts.state_position_Q[before] + 1)
-        log_prob_B = np.log(np.einsum("bm,bm->b", p_BM, self.model.mixture.weights(buckets)))
+        found_BC = (ranking.candidates.rows_QC[before] == target_B[:, None]) & (target_B != UNKNOWN)[:, None]
+        column_B = np.where(found_BC.any(axis=1), found_BC.argmax(axis=1), -1)
         repeat_B = views.own_items.holds(before, target_B[:, None])[:, 0] & (target_B != UNKNOWN)
         seen_QK = [_without_seen(rows, views, exclude_seen=exclude_seen) for rows, _ in proposals]
         rank_B = rank_in(ranking.rows_QK[before], target_B)
         return Scores(
             target_B,
             rank_B,
-            log_prob_B,
+            np.log(self._probability(ranking, before, target_B, column_B, p_BM, buckets)),
             p_BM.astype(np.float64),
             tuple(rank_in(rows[before], target_B) for rows in seen_QK),
             self._emitted_rank(contexts, rank_B),
@@ -163,7 +163,31 @@ class Predictor:
             self.model.items.size,
             self.model.unknown.rate,
             views,
+            ranking.candidates,
+            column_B,
         )
+
+    def _probability(
+        self,
+        ranking: _Ranking,
+        before: Int64,
+        target_B: Rows,
+        column_B: Int64,
+        p_BM: Probability,
+        buckets: Int64,
+    ) -> Float64:
+        """Return p of each target: the ranker's among the candidates, its share of the mixture's rest elsewhere."""
+        mixed_B = np.einsum("bm,bm->b", p_BM, self.model.mixture.weights(buckets))
+        known = 1.0 - self._unknown()
+        outside_B = known - ranking.candidates.mixture_QC[before].sum(axis=1, dtype=np.float64)
+        rest_B = (known - ranking.covered_Q[before]) * mixed_B / np.maximum(outside_B, mixed_B)
+        listed_B = ranking.p_QC[before, np.maximum(column_B, 0)].astype(np.float64)
+        known_B = np.maximum(np.where(column_B >= 0, listed_B, rest_B), SMALLEST)
+        return np.where(target_B == UNKNOWN, self._unknown(), known_B)
+
+    def _unknown(self) -> float:
+        """Return p(unknown): every component says the same."""
+        return float(self.model.smoothing(np.zeros(1), np.array([UNKNOWN], np.int32))[0])
 
     def _emitted_rank(self, contexts: Contexts, rank_B: Int32) -> Int32:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""
@@ -185,11 +209,12 @@ class Predictor:
         return Predictions(rows_BK, self.model.items.keys(rows_BK), ranking.p_QK[after], types, seconds)
 
 
-def distinct(rows: Rows) -> Rows:
-    """Return each line sorted, with every repetition replaced by UNKNOWN."""
-    rows = np.sort(rows, axis=1)
-    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = UNKNOWN
-    return rows
+def heaviest_columns(p_QC: Probability, n: int) -> tuple[Int64, Probability]:
+    """Return where the n largest of each line are, largest first, ties by column, and what they are."""
+    best = np.sort(np.argpartition(-p_QC, n - 1, axis=1)[:, :n], axis=1)
+    order = np.argsort(-np.take_along_axis(p_QC, best, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(best, order, axis=1)
+    return best, np.take_along_axis(p_QC, best, axis=1)
 
 
 def rank_in(rows_BK: npt.NDArray[np.integer], target_B: npt.NDArray[np.integer]) -> Int32:

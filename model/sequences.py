@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ import torch
 from model.network import Tokens, interval_bucket
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from model.contexts import Bool, Contexts, Float64, Int32, Int64
     from model.vocabulary import Rows, Vocabulary
 
-WIDTHS = np.array([2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
+WIDTHS = np.array([4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192])
 SMALLEST_GROUP = 16
 
 
@@ -44,6 +46,27 @@ class Sequences:
             interval_bucket(torch.from_numpy(self.gaps_RL[rows, :width])),
             torch.from_numpy(self.opens_RL[rows, :width].astype(np.int64)),
         )
+
+
+def joined(batches: Sequence[Sequences]) -> Sequences:
+    """Return the windows of all batches, of which there is at least one, one after another."""
+    if len(batches) == 1:
+        return batches[0]
+    width = max(batch.items_RL.shape[1] for batch in batches)
+
+    def wide(arrays: list[npt.NDArray[Any]], filler: float) -> npt.NDArray[Any]:
+        shapes = [((0, 0), (0, width - array.shape[1])) for array in arrays]
+        return np.concatenate([np.pad(a, s, constant_values=filler) for a, s in zip(arrays, shapes, strict=True)])
+
+    return Sequences(
+        wide([batch.items_RL for batch in batches], 0),
+        wide([batch.types_RL for batch in batches], 0),
+        wide([batch.gaps_RL for batch in batches], np.nan),
+        wide([batch.opens_RL for batch in batches], 0),
+        np.concatenate([batch.length_R for batch in batches]),
+        np.concatenate([batch.first_target_R for batch in batches]),
+        np.concatenate([batch.start_R for batch in batches]),
+    )
 
 
 def gaps(times_RT: Float64) -> npt.NDArray[np.float32]:

@@ -43,7 +43,17 @@ class ModelSettings(Section):
     max_types: Annotated[int, Field(ge=1, le=1024)] = Field(64, json_schema_extra=IDENTITY)
     """Event types told apart; later ones share the row `other`."""
     popularity_half_life_events: Positive = Field(10_000.0, json_schema_extra=IDENTITY)
-    """After so many events a count weighs half."""
+    """After so many events a count of the slower popularity weighs half."""
+    popularity_short_half_life_events: Positive = Field(1_000.0, json_schema_extra=IDENTITY)
+    """After so many events a count of the faster popularity weighs half."""
+    memory_half_life_events: Positive = Field(200_000.0, json_schema_extra=IDENTITY)
+    """After so many events a transition, or a similar session, weighs half."""
+    memory_transitions: Annotated[int, Field(ge=1024)] = Field(4_000_000, json_schema_extra=IDENTITY)
+    """Pairs of items whose transitions are counted (16 bytes each); the oldest make room."""
+    memory_sessions: Annotated[int, Field(ge=16)] = Field(100_000, json_schema_extra=IDENTITY)
+    """Latest sessions among which similar ones are looked for (250 bytes each)."""
+    leave_out: str = Field("", json_schema_extra=IDENTITY)
+    """Names of components to do without, comma-separated: for measuring what each is worth."""
     epsilon: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, json_schema_extra=IDENTITY)
     """Share of every component's probability that is spread evenly over the admitted items and `unknown`."""
     proposals: Annotated[int, Field(ge=20, le=1024)] = Field(64, json_schema_extra=IDENTITY)

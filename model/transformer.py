@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
+from model.compiled import compiled, compiled_products
 from model.item_table import ItemTable
 from model.network import Network, pinball
-from model.sequences import Sequences, cut, groups
+from model.sequences import Sequences, cut, groups, joined
 from model.state import Array, State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
 
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
 
 TYPE_LOSS, TIME_LOSS = 0.25, 0.1
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
-TILE = 1 << 24
-"""Logits held at once while a catalogue is scored (64 MB)."""
+TILE = 1 << 22
+"""Logits held at once while a catalogue is scored (16 MB)."""
 GROUP = 64
 """Items whose maximum stands for them while the best are looked for."""
 BETAS = (0.9, 0.98)
+LARGE = 3e38
+
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +108,17 @@ class Transformer:
 
         None where no target is one that a head could learn: unknown items, a single type, no times.
         """
+        if not batches:
+            return None
         generator = torch.Generator().manual_seed(step.seed)
         draw = np.random.default_rng(step.seed)
-        targets = _Targets.of(batches)
+        batch = joined(batches)
+        targets = _Targets.of(batch)
         candidates, log_q = self._candidates(targets.items, step.negatives, draw)
-        rows = np.unique(np.concatenate([candidates, *(b.items_RL.reshape(-1) for b in batches), [UNKNOWN]]))
+        rows = np.unique(np.concatenate([candidates, batch.items_RL.reshape(-1), [UNKNOWN]]))
         leaf = self.table.weight[torch.from_numpy(rows.astype(np.int64))].requires_grad_()
         bias = self.table.bias[torch.from_numpy(candidates.astype(np.int64))].requires_grad_()
-        h_PD = self._forward(batches, rows, leaf, generator)
+        h_PD = self._forward(batch, rows, leaf, generator)
         losses = self._losses(h_PD, targets, leaf, rows, bias, candidates, log_q)
         if all(loss is None for loss in losses):
             return None
@@ -138,26 +146,25 @@ class Transformer:
         log_q = np.concatenate([np.zeros(len(positive)), np.full(len(negative), np.log(expected))])
         return np.concatenate([positive, negative]).astype(np.int32), torch.from_numpy(log_q.astype(np.float32))
 
-    def _forward(self, batches: Sequence[Sequences], rows: Rows, leaf: Tensor, generator: torch.Generator) -> Tensor:
+    def _forward(self, batch: Sequences, rows: Rows, leaf: Tensor, generator: torch.Generator) -> Tensor:
         """Return h [P, D] of the state before each target, in the order of `_Targets`."""
         self.network.train()
-        parts: list[Tensor] = []
-        for batch in batches:
-            ordered: list[Tensor] = []
-            order: list[Int64] = []
-            for group in groups(batch.length_R):
-                tokens = batch.tokens(group)
-                width = tokens.types.shape[1]
-                index = np.searchsorted(rows, batch.items_RL[group, :width])
-                items = F.embedding(torch.from_numpy(index), leaf)
-                h_RLD = self.network(replace(tokens, items=items), generator)
-                row, column = np.nonzero(target_mask(batch)[group][:, :width])
-                ordered.append(h_RLD[row, column])  # the state before the event at `column`: `begin` comes first
-                order.append(group[row] * batch.items_RL.shape[1] + column)
-            if ordered:
-                back = np.argsort(np.concatenate(order), kind="stable")
-                parts.append(torch.cat(ordered)[torch.from_numpy(back)])
-        return torch.cat(parts) if parts else torch.zeros(0, self.settings.dim)
+        ordered: list[Tensor] = []
+        order: list[Int64] = []
+        mask = target_mask(batch)
+        for group in groups(batch.length_R):
+            tokens = batch.tokens(group)
+            width = tokens.types.shape[1]
+            index = np.searchsorted(rows, batch.items_RL[group, :width])
+            items = F.embedding(torch.from_numpy(index), leaf)
+            h_RLD = self.network(replace(tokens, items=items), generator)
+            row, column = np.nonzero(mask[group][:, :width])
+            ordered.append(h_RLD[row, column])  # the state before the event at `column`: `begin` comes first
+            order.append(group[row] * batch.items_RL.shape[1] + column)
+        if not ordered:
+            return torch.zeros(0, self.settings.dim)
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return torch.cat(ordered)[torch.from_numpy(back)]
 
     def _losses(
         self, h_PD: Tensor, targets: _Targets, leaf: Tensor, rows: Rows, bias: Tensor, candidates: Rows, log_q: Tensor
@@ -244,22 +251,25 @@ class TransformerView:
         self._owner, self._smooth, self._size = owner, smoothing, owner.items.size
         self.h_QD = owner.states(contexts)
         self._log_sum_Q = torch.empty(0)
-        self._top: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self._top: tuple[Rows, Probability] = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
 
     @torch.inference_mode()
     def _scan(self, n: int) -> None:
         """Score the catalogue tile by tile: the log of the normaliser and the n best logits of every state."""
-        rows = self._owner.items.rows
+        rows, states = self._owner.items.rows, len(self.h_QD)
         weight, bias = self._owner.table.weight[:rows], self._owner.table.bias[:rows]
-        tile = max(1, TILE // rows)
-        buffer = torch.empty(min(tile, len(self.h_QD)), rows)
-        sums, tops = [], []
-        for h_SD in torch.split(self.h_QD, tile):
-            logits = torch.addmm(bias, h_SD, weight.T, out=buffer[: len(h_SD)])
-            tops.append(top_n(logits, n))
-            sums.append(torch.logsumexp(logits, dim=1))
-        self._log_sum_Q = torch.cat(sums)
-        self._top = torch.cat([top[0] for top in tops]), torch.cat([top[1] for top in tops])
+        tile = max(16, TILE // rows)
+        buffer = torch.empty(min(tile, states), rows)
+        self._top = np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)
+        self._log_sum_Q = torch.empty(states)
+        for start in range(0, states, tile):
+            part = slice(start, min(start + tile, states))
+            logits = torch.addmm(bias, self.h_QD[part], weight.T, out=buffer[: part.stop - start])
+            best, values = top_n(logits.numpy(), n)
+            self._top[0][part], self._top[1][part] = best, values
+            highest = torch.from_numpy(values[:, :1])
+            total = logits.sub_(highest).exp_().sum(dim=1)
+            self._log_sum_Q[part] = total.log_().add_(highest[:, 0])
 
     def _prepare(self) -> None:
         if len(self._log_sum_Q) != len(self.h_QD):
@@ -273,9 +283,8 @@ class TransformerView:
             return rows, p
         self._prepare()
         top = min(n, self._size)
-        logits, index = self._top[0][:, :top], self._top[1][:, :top]
-        rows[:, :top] = index.numpy()
-        p[:, :top] = self._smooth((logits - self._log_sum_Q[:, None]).exp().numpy(), rows[:, :top])
+        rows[:, :top] = self._top[0][:, :top]
+        p[:, :top] = self._smooth(np.exp(self._top[1][:, :top] - self._log_sum_Q.numpy()[:, None]), rows[:, :top])
         return rows, p
 
     @torch.inference_mode()
@@ -284,11 +293,9 @@ class TransformerView:
         if not self._size or not len(self.h_QD):
             return np.ones(rows.shape, np.float32)
         self._prepare()
-        index = torch.from_numpy(rows.astype(np.int64))
-        at = torch.from_numpy(states.astype(np.int64))
-        logits = torch.einsum("scd,sd->sc", self._owner.table.weight[index], self.h_QD[at])
-        logits += self._owner.table.bias[index]
-        q = (logits - self._log_sum_Q[at][:, None]).exp().numpy()
+        table, states = self._owner.table, states.astype(np.int64)
+        logits = listed_logits(self.h_QD.numpy(), table.weight.numpy(), table.bias.numpy(), states, rows)
+        q = np.exp(logits - self._log_sum_Q.numpy()[states][:, None])
         return self._smooth(q, rows)
 
     @torch.inference_mode()
@@ -305,24 +312,56 @@ class TransformerView:
         return self._owner.network.time_quantiles(self.h_QD).double().numpy()
 
 
-def top_n(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return the n largest of each line and where they are, best first; exact.
+@compiled_products
+def listed_logits(h_QD: Logits, weight_ND: Logits, bias_N: Logits, states: Int64, rows_SC: Rows) -> Logits:
+    """Return the logits of the listed rows, [S, C]; that of UNKNOWN is 0."""
+    logits_SC = np.zeros(rows_SC.shape, np.float32)
+    for line in range(len(states)):
+        for column in range(rows_SC.shape[1]):
+            row = rows_SC[line, column]
+            if row != UNKNOWN:
+                total = bias_N[row]
+                for d in range(h_QD.shape[1]):
+                    total += h_QD[states[line], d] * weight_ND[row, d]
+                logits_SC[line, column] = total
+    return logits_SC
 
-    In a wide catalogue only the n groups with the largest maxima can hold them, and those are found first.
+
+@compiled
+def top_n(logits_SN: Logits, n: int) -> tuple[Rows, Logits]:
+    """Return where the n largest of each line are, best first, ties by column, and what they are; exact.
+
+    Only groups of columns whose maximum is among the n largest maxima can hold them, and those are found first.
+    Where there are fewer than n columns the rest is 0.
     """
-    lines, width = logits.shape
-    n = min(n, width)
-    if width < 4 * n * GROUP:
-        top = logits.topk(n, dim=1)
-        return top.values, top.indices
-    whole = width - width % GROUP
-    peaks = logits[:, :whole].view(lines, -1, GROUP).amax(dim=2)
-    group = peaks.topk(n, dim=1).indices
-    index = (group[:, :, None] * GROUP + torch.arange(GROUP)).view(lines, -1)
-    if whole < width:
-        index = torch.cat([index, torch.arange(whole, width).expand(lines, -1)], dim=1)
-    top = logits.gather(1, index).topk(n, dim=1)
-    return top.values, index.gather(1, top.indices)
+    lines, width = logits_SN.shape
+    groups_ = (width + GROUP - 1) // GROUP
+    best, values = np.zeros((lines, n), np.int32), np.zeros((lines, n), np.float32)
+    peaks = np.empty(groups_, np.float32)
+    for line in range(lines):
+        for group in range(groups_):
+            peak = np.float32(-LARGE)
+            for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
+                peak = max(peak, logits_SN[line, column])
+            peaks[group] = peak
+        least = np.float32(-LARGE)
+        if groups_ > n:
+            least = np.partition(peaks, groups_ - n)[groups_ - n]
+        filled = 0
+        for group in range(groups_):
+            if peaks[group] < least or (filled == n and peaks[group] <= values[line, n - 1]):
+                continue
+            for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
+                value = logits_SN[line, column]
+                if value < least or (filled == n and value <= values[line, n - 1]):
+                    continue
+                filled = min(n, filled + 1)
+                place = filled - 1
+                while place > 0 and values[line, place - 1] < value:
+                    values[line, place], best[line, place] = values[line, place - 1], best[line, place - 1]
+                    place -= 1
+                values[line, place], best[line, place] = value, column
+    return best, values
 
 
 def target_mask(batch: Sequences) -> Bool:
@@ -340,11 +379,6 @@ class _Targets:
     gaps: Array
 
     @classmethod
-    def of(cls, batches: Sequence[Sequences]) -> _Targets:
-        masks = [target_mask(batch) for batch in batches]
-        pairs = list(zip(batches, masks, strict=True))
-        return cls(
-            np.concatenate([batch.items_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.int32)]),
-            np.concatenate([batch.types_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.int32)]),
-            np.concatenate([batch.gaps_RL[mask] for batch, mask in pairs] or [np.zeros(0, np.float32)]),
-        )
+    def of(cls, batch: Sequences) -> _Targets:
+        mask = target_mask(batch)
+        return cls(batch.items_RL[mask], batch.types_RL[mask], batch.gaps_RL[mask])

@@ -7,6 +7,7 @@ from support import Worker, event, random_events, same_state
 from incremental.evaluation import Evaluation
 from incremental.outcomes import MISS
 from incremental.settings import EvaluationSettings
+from model.model import COMPONENTS
 from model.network import QUANTILES
 
 
@@ -48,14 +49,14 @@ def test_components_and_baselines_stand_beside_the_whole():
     )
     loss = np.concatenate([-np.log(s.p_BM[c.learn_B & ~c.first_B, 0]) for c, s in scored])
     assert result["metrics"]["transformer"]["log_loss"] == pytest.approx(loss.mean())
-    hits = np.concatenate([s.rank_MB[2][c.learn_B & ~c.first_B] < 20 for c, s in scored])
+    hits = np.concatenate([s.rank_MB[COMPONENTS.index("own_items")][c.learn_B & ~c.first_B] < 20 for c, s in scored])
     assert result["metrics"]["own_items"]["recall@20"] == pytest.approx(hits.mean())
 
 
 def test_without_baselines_the_components_remain():
     _, evaluation, _ = evaluated(random_events(64), baselines=False)
     result = evaluation.prequential.result()
-    assert set(result["metrics"]) == {"tidemill", "transformer", "recency_popularity", "own_items"}
+    assert set(result["metrics"]) == {"tidemill", *COMPONENTS}
     assert set(result["heads"]["event_type"]) == {"tidemill"}
 
 

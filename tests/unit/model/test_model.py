@@ -4,7 +4,7 @@ import torch
 from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
-from model.model import Model
+from model.model import COMPONENTS, Model
 
 
 def components_at(worker, events):
@@ -12,8 +12,7 @@ def components_at(worker, events):
     contexts = worker.histories.stage(events).contexts
     rows = np.append(np.int32(0), worker.model.items.admitted_rows())
     asked = np.tile(rows, (contexts.states, 1))
-    views = [component.view(contexts, worker.model.smoothing) for component in worker.model.components]
-    return [view.score(np.arange(contexts.states), asked) for view in views]
+    return [view.score(np.arange(contexts.states), asked) for view in worker.model.views(contexts).all]
 
 
 @pytest.mark.parametrize("learned", [0, 16, 200])
@@ -32,7 +31,7 @@ def test_with_an_empty_vocabulary_no_component_has_an_advantage():
         assert p == pytest.approx(np.ones_like(p), abs=1e-6)
     worker = Worker()
     worker.step(first)
-    assert worker.model.mixture.weights(np.array([0]))[0] == pytest.approx([1 / 3] * 3)
+    assert worker.model.mixture.weights(np.array([0]))[0] == pytest.approx([1 / len(COMPONENTS)] * len(COMPONENTS))
 
 
 def test_an_evicted_row_is_clean_in_every_component():
@@ -60,7 +59,7 @@ def test_evicted_items_are_unknown_to_every_component():
     assert scores.target_B[1] > 0
     names = {worker.model.items.names[row] for row in predictions.rows_BK[predictions.rows_BK > 0]}
     assert names == {f"new{n}" for n in range(16)}
-    assert scores.p_BM[0] == pytest.approx([scores.p_BM[0, 0]] * 3)  # all charge the same for unknown
+    assert scores.p_BM[0] == pytest.approx([scores.p_BM[0, 0]] * len(COMPONENTS))  # all charge the same for unknown
 
 
 def test_one_core_is_used():
@@ -77,14 +76,24 @@ def test_the_state_goes_on_bit_for_bit():
     assert same_state(worker.model.state(), other.state())
     assert not same_state(one.state(), other.state())
     contexts = worker.histories.stage(random_events(5, seed=3)).contexts
-    for a, b in zip(worker.model.components, other.components, strict=True):
-        mine, theirs = a.view(contexts, worker.model.smoothing), b.view(contexts, other.smoothing)
+    for mine, theirs in zip(worker.model.views(contexts).all, other.views(contexts).all, strict=True):
         assert mine.propose(20)[0].tobytes() == theirs.propose(20)[0].tobytes()
 
 
-def test_forgetting_a_user_changes_nothing_that_is_kept_by_item():
+def test_forgetting_a_user_changes_nothing_that_is_counted_by_item():
     worker = Worker()
     worker.run(random_events(40))
     before = worker.model.state()
     worker.model.forget(key64("u1"))
-    assert same_state(before, worker.model.state())
+    after = worker.model.state()
+    assert not same_state(before.take("similar_sessions"), after.take("similar_sessions"))
+    for name in ("transformer", "recency_popularity", "transitions", "mixture", "ranker"):
+        assert same_state(before.take(name), after.take(name))
+
+
+def test_a_component_can_be_left_out():
+    worker = Worker(small_settings(model={"leave_out": "transitions,own_counts"}))
+    worker.run(random_events(64))
+    assert worker.model.mixture.names == [name for name in COMPONENTS if name not in {"transitions", "own_counts"}]
+    _, scores, _ = worker.look(random_events(10, seed=2))
+    assert scores.p_BM.shape == (10, len(COMPONENTS) - 2)

@@ -8,7 +8,8 @@ import pytest
 from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
-from model.predictor import LIST_LENGTH, MISS, distinct, rank_in
+from model.candidates import union
+from model.predictor import LIST_LENGTH, MISS, rank_in
 from model.vocabulary import UNKNOWN
 
 
@@ -133,7 +134,7 @@ def test_an_event_is_ranked_without_a_look_at_itself_or_what_follows(change):
         changed[index] = msgspec.structs.replace(events[index], **change)
         before = worker.histories.stage(events).contexts
         after = worker.histories.stage(changed).contexts
-        lists = [worker.predictor._views(contexts) for contexts in (before, after)]
+        lists = [worker.model.views(contexts) for contexts in (before, after)]
         for a, b in zip(lists[0].all, lists[1].all, strict=True):
             for place in range(index + 1):
                 if events[place].user_key != events[index].user_key and place > index:
@@ -270,8 +271,9 @@ def test_gaps_are_from_the_users_previous_event():
     assert gaps.tolist() == pytest.approx([60.0, 0.0, 1.0, np.nan, np.nan], nan_ok=True)
 
 
-def test_distinct_keeps_each_row_once():
-    assert distinct(np.array([[3, 1, 3, 0, 1, 2]], np.int32)).tolist() == [[0, 1, 0, 2, 3, 0]]
+def test_the_union_keeps_each_row_once():
+    assert union(np.array([[3, 1, 3, 0, 1, 2], [0] * 6], np.int32), 4, 2).tolist() == [[3, 1, 2], [0, 0, 0]]
+    assert union(np.array([[3, 3]], np.int32), 4, 4).tolist() == [[3, 0, 0, 0]]
 
 
 def test_ranks_of_what_is_listed_missing_and_unknown():
@@ -279,17 +281,27 @@ def test_ranks_of_what_is_listed_missing_and_unknown():
     assert rank_in(lists, np.array([7, 5, UNKNOWN])).tolist() == [1, MISS, MISS]
 
 
-def test_the_list_is_the_top_of_the_mixture_over_all_items():
-    """With as many proposals as there are items nothing is lost: the list is the exact top 20."""
-    worker = trained(n=300, items=18, settings=small_settings(model={"proposals": 20}))
-    staged, _, predictions = worker.look(random_events(15, seed=8, items=18))
-    contexts = staged.contexts
-    views = worker.predictor._views(contexts)
-    admitted = worker.model.items.admitted_rows()
-    states = np.arange(contexts.states)
-    p = worker.predictor._mix(contexts, views, states, np.tile(admitted, (contexts.states, 1)))
-    best = admitted[np.lexsort((np.tile(admitted, (contexts.states, 1)), -p), axis=-1)][:, :LIST_LENGTH]
-    assert predictions.rows_BK[:, : len(admitted)].tolist() == best[contexts.after_B].tolist()
+def test_one_distribution_covers_all_items_and_unknown():
+    """The ranker's share on the candidates and the mixture's elsewhere sum to 1, whatever the target."""
+    worker = trained(n=300, items=200)
+    names = [worker.model.items.names[row] for row in worker.model.items.admitted_rows()]
+    targets = [msgspec.structs.replace(event("u1", name, 1.8e9), late=True) for name in [*names, "never seen"]]
+    skipping = Worker(small_settings(input={"on_late": "skip"}))
+    skipping.histories.partitions = worker.histories.partitions
+    scores, _ = worker.predictor.predict(skipping.histories.stage(targets).contexts, exclude_seen=False)
+    assert 0 < (scores.column_B >= 0).sum() < len(names)
+    assert np.exp(scores.log_prob_B).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_before_it_learns_the_ranker_orders_as_the_mixture_does():
+    worker = Worker()
+    worker.learner.model.ranker.learn = lambda *_: False
+    worker.run(random_events(300, items=18))
+    contexts = worker.histories.stage(random_events(15, seed=8, items=18)).contexts
+    scores, predictions = worker.predictor.predict(contexts, exclude_seen=False)
+    mixture, rows = scores.candidates.mixture_QC[contexts.after_B], scores.candidates.rows_QC[contexts.after_B]
+    best = np.take_along_axis(rows, np.argsort(-mixture, axis=1, kind="stable"), axis=1)[:, :10]
+    assert predictions.rows_BK[:, :10].tolist() == best.tolist()
 
 
 def test_late_events_that_are_skipped_leave_the_state_alone():

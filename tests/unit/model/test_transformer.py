@@ -60,24 +60,24 @@ def everything(transformer):
 @pytest.mark.parametrize("n", [1, 20])
 def test_top_n_is_exact(width, n):
     logits = torch.randn(7, width, generator=torch.Generator().manual_seed(width))
-    values, where = top_n(logits, n)
+    where, values = top_n(logits.numpy(), n)
     expected = logits.topk(min(n, width), dim=1)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(logits.gather(1, where), values)
-    assert all(len(set(line)) == len(line) for line in where.tolist())
+    assert values[:, :width].tolist() == expected.values.tolist()
+    assert where[:, :width].tolist() == expected.indices.tolist()
+    assert not where[:, width:].any()
 
 
 def test_top_n_finds_neighbours_and_the_last_items():
     logits = torch.full((1, 6401), -5.0)
     places = [*range(640, 650), 6400, 6399]
     logits[0, places] = torch.arange(12.0)
-    assert set(top_n(logits, 12)[1][0].tolist()) == set(places)
+    assert set(top_n(logits.numpy(), 12)[0][0].tolist()) == set(places)
 
 
 def test_top_n_passes_over_free_rows():
     logits = torch.full((2, 6400), -torch.inf)
     logits[:, [7, 3000, 6399]] = torch.tensor([1.0, 3.0, 2.0])
-    assert top_n(logits, 3)[1].tolist() == [[3000, 6399, 7]] * 2
+    assert top_n(logits.numpy(), 3)[0].tolist() == [[3000, 6399, 7]] * 2
 
 
 # --- looking at a micro-batch

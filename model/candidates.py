@@ -1,0 +1,152 @@
+"""Candidates: the union of what the components propose for a state, and what the ranker is told of each of them.
+
+Features of a candidate, in order: the scaled log-probability of every component; that of the mixture; FIXED more, as
+listed in `describe`. Counts and ages leave out what the user's current session itself contributed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from model.compiled import compiled
+
+if TYPE_CHECKING:
+    from model.contexts import Bool, Contexts, Float64, Int32, Int64
+    from model.item_statistics import ItemStatistics
+    from model.smoothing import Probability
+    from model.vocabulary import Rows
+
+Features = npt.NDArray[np.float32]
+
+FIXED = 14
+LAGS = 4
+"""One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
+LOG_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The union of proposals of every state, padded with UNKNOWN, and what is known of each candidate."""
+
+    rows_QC: Rows
+    mixture_QC: Probability  # 0 where padded
+    features_QCF: Features
+
+
+@compiled
+def union(proposed_QK: Rows, height: int, least: int) -> Rows:
+    """Return the distinct known rows of every line, in the order of their first appearance, padded to the longest.
+
+    There are at least `least` columns.
+    """
+    states, width = proposed_QK.shape
+    rows_QC = np.zeros((states, max(width, least)), np.int32)
+    seen = np.full(height, -1, np.int32)
+    longest = least
+    for state in range(states):
+        size = 0
+        for column in range(width):
+            row = proposed_QK[state, column]
+            if row != 0 and seen[row] != state:
+                seen[row] = state
+                rows_QC[state, size] = row
+                size += 1
+        longest = max(longest, size)
+    return rows_QC[:, :longest].copy()
+
+
+def features(
+    contexts: Contexts,
+    rows_RT: Rows,
+    rows_QC: Rows,
+    p_QCM: Probability,
+    mixture_QC: Probability,
+    statistics: ItemStatistics,
+    summits: Int64,
+) -> Features:
+    """Return the features [Q, C, M + 1 + FIXED]; `summits` are the components whose largest probability is one."""
+    count, user, last = statistics.read()
+    components = p_QCM.shape[2]
+    out = np.zeros((*rows_QC.shape, components + 1 + FIXED), np.float32)
+    out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
+    out[:, :, components] = np.log(mixture_QC + np.float32(LOG_FLOOR))
+    out[:, :, : components + 1] *= np.float32(0.3)
+    out[:, :, : components + 1] += np.float32(1.0)
+    describe(
+        rows_RT,
+        contexts.session_RT,
+        contexts.user_R,
+        contexts.new_R,
+        contexts.state_row_Q,
+        contexts.state_position_Q,
+        rows_QC,
+        count,
+        user,
+        last,
+        statistics.events,
+        out[:, :, components + 1 :],
+    )
+    p_QM = p_QCM[:, :, summits].max(axis=1, initial=0.0)
+    out[:, :, -len(summits) :] = p_QM[:, None, :]
+    return out
+
+
+@compiled
+def describe(
+    rows_RT: Rows,
+    opens_RT: Bool,
+    user_R: Int64,
+    new_R: Int32,
+    row_Q: Int32,
+    position_Q: Int32,
+    rows_QC: Rows,
+    count: Float64,
+    last_user: Int64,
+    last: Int64,
+    now: int,
+    out: Features,
+) -> None:
+    """Fill in what the history and the statistics say of each candidate.
+
+    0-3 one-hot of the copy lag · 4 its logarithm · 5 times in the session · 6 times in the history · 7 age · 8 count ·
+    9 length of the history · 10 length of the session · the rest is left to the caller.
+    """
+    lag_of = np.full(len(count), -1, np.int32)
+    in_session, in_history = np.zeros(len(count), np.int32), np.zeros(len(count), np.int32)
+    learned = np.zeros(len(count), np.int32)
+    for state in range(len(row_Q)):
+        line, latest = row_Q[state], position_Q[state]
+        session, length = True, 0
+        for lag in range(latest + 1):
+            item = rows_RT[line, latest - lag]
+            if lag_of[item] < 0:
+                lag_of[item] = lag
+            in_history[item] += 1
+            if session:
+                length += 1
+                in_session[item] += 1
+                if latest - lag < new_R[line]:
+                    learned[item] += 1
+                session = not opens_RT[line, latest - lag]
+        for column in range(rows_QC.shape[1]):
+            item = rows_QC[state, column]
+            if item == 0:
+                continue
+            lag = lag_of[item]
+            if lag >= 0:
+                out[state, column, min(lag, LAGS - 1)] = 1.0
+                out[state, column, 4] = 0.3 * np.log(1.0 + lag)
+            out[state, column, 5] = np.log(1.0 + in_session[item])
+            out[state, column, 6] = np.log(1.0 + in_history[item])
+            seen = last[item, 1] if last_user[item] == user_R[line] else last[item, 0]
+            out[state, column, 7] = 0.2 * np.log(1.0 + now - seen) - 1.0
+            out[state, column, 8] = 0.3 * np.log(1.0 + max(0.0, count[item] - learned[item])) - 1.0
+            out[state, column, 9] = 0.5 * np.log(1.0 + latest + 1)
+            out[state, column, 10] = 0.5 * np.log(1.0 + length)
+        for lag in range(latest + 1):
+            item = rows_RT[line, latest - lag]
+            lag_of[item], in_session[item], in_history[item], learned[item] = -1, 0, 0, 0

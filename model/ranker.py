@@ -1,0 +1,171 @@
+"""The ranker: a small network that orders the candidates, learned online from the lists it was asked about.
+
+Of an admitted item p(i) = pi * softmax over the candidates of z(i); what is left, 1 - pi, belongs to all others. z is
+a linear function of the features plus a multilayer perceptron; it begins as the logarithm of the mixture, so that the
+first order is the mixture's own. pi, the chance that the candidates hold an admitted item that happens, is counted
+online for each bucket of history lengths. Learning minimises the listwise cross-entropy (Cao et al. 2007) on lists that were scored before
+their event was learned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.compiled import compiled
+from model.mixture import BUCKETS
+from model.state import Array, State
+
+if TYPE_CHECKING:
+    from model.candidates import Candidates, Features
+    from model.contexts import Bool, Float64, Int64
+    from model.smoothing import Probability
+    from model.vocabulary import Rows
+
+HIDDEN = 32
+LEARNING_RATE = 2e-3
+BETAS = (0.9, 0.999)
+LARGE = 3e38
+PRIOR_EVENTS = 20.0
+PRIOR_COVERED = 0.8
+HALF_LIFE_EVENTS = 10_000.0
+MIXTURE_SCALE = 0.3
+"""Of the logarithm of the mixture among the features."""
+
+
+class RankNetwork(nn.Module):
+    """One number for a candidate, from its F features; `mixture` is the place of the mixture's log among them."""
+
+    def __init__(self, features: int, mixture: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 1, bias=False)
+        self.hidden = nn.Linear(features, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.out.weight)
+        with torch.no_grad():
+            self.linear.weight[0, mixture] = 1.0 / MIXTURE_SCALE
+
+    def forward(self, x_PF: Tensor) -> Tensor:
+        """Return z [P]."""
+        z_P1: Tensor = self.linear(x_PF) + self.out(torch.relu(self.hidden(x_PF)))
+        return z_P1[:, 0]
+
+
+class Ranker:
+    """The network, its optimizer, and the coverage of each bucket."""
+
+    name = "ranker"
+
+    def __init__(self, features: int, mixture: int, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = RankNetwork(features, mixture)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=True)
+        self._events = np.full(len(BUCKETS) + 1, PRIOR_EVENTS)
+        self._covered = np.full(len(BUCKETS) + 1, PRIOR_EVENTS * PRIOR_COVERED)
+
+    def coverage(self, size_S: Int64, buckets: Int64, support: int) -> Float64:
+        """Return pi [S] for states with so many candidates, of `support` admitted items."""
+        share_S = (self._covered / self._events)[buckets]
+        return np.where(size_S == 0, 0.0, np.where(size_S >= support, 1.0, share_S))
+
+    @torch.inference_mode()
+    def shares(self, candidates: Candidates) -> Probability:
+        """Return the softmax over the candidates of every state [Q, C], 0 where padded."""
+        valid_QC = candidates.rows_QC != 0
+        z_P = self.network(_packed(candidates.features_QCF, valid_QC)).numpy()
+        p_QC = np.zeros(valid_QC.shape, np.float32)
+        p_QC[valid_QC] = softmax_by_line(z_P, valid_QC.sum(axis=1))
+        return p_QC
+
+    def learn(self, features_SCF: Features, rows_SC: Rows, target_S: Int64, buckets: Int64) -> bool:
+        """Learn from lists whose target, an admitted item, stands at column `target_S`; -1: the list lacked it.
+
+        Returns whether the network took a step; it does not where nothing was covered or a number is not finite.
+        """
+        covered = target_S >= 0
+        self._count(covered, buckets)
+        if not covered.any():
+            return False
+        valid = rows_SC[covered] != 0
+        z_P = self.network(_packed(features_SCF[covered], valid))
+        if not bool(z_P.isfinite().all()):
+            return False
+        size = valid.sum(axis=1)
+        gradient = softmax_by_line(z_P.detach().numpy(), size)
+        start = np.cumsum(size) - size
+        gradient[start + target_S[covered]] -= 1.0  # candidates stand first in a line, padding after them
+        self._optimizer.zero_grad(set_to_none=True)
+        z_P.backward(torch.from_numpy(gradient).div(float(covered.sum())))
+        if not all(bool(p.grad.isfinite().all()) for p in self.network.parameters() if p.grad is not None):
+            return False
+        self._optimizer.step()
+        return True
+
+    def _count(self, covered: Bool, buckets: Int64) -> None:
+        """Note how often the candidates held what happened."""
+        length = len(self._events)
+        events = np.bincount(buckets, minlength=length)
+        keep = 0.5 ** (events / HALF_LIFE_EVENTS)
+        self._events = keep * self._events + events
+        self._covered = keep * self._covered + np.bincount(buckets[covered], minlength=length)
+
+    def state(self) -> State:
+        """Return weights, optimizer state and coverage."""
+        state = State({"events": self._events.copy(), "covered": self._covered.copy()})
+        state.put("network", State({name: t.numpy().copy() for name, t in self.network.state_dict().items()}))
+        moments: dict[str, Array] = {}
+        for index, parts in self._optimizer.state_dict()["state"].items():
+            moments |= {f"{index}.{name}": tensor.numpy().copy() for name, tensor in parts.items()}
+        state.put("optimizer", State(moments))
+        return state
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self._events, self._covered = state.arrays["events"].copy(), state.arrays["covered"].copy()
+        weights = state.take("network").arrays
+        self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+        parts: dict[int, dict[str, Tensor]] = {}
+        for name, array in state.take("optimizer").arrays.items():
+            index, _, moment = name.partition(".")
+            parts.setdefault(int(index), {})[moment] = torch.from_numpy(array.copy())
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": parts, "param_groups": groups})
+
+
+def _packed(features_SCF: Features, valid_SC: Bool) -> Tensor:
+    """Return the features of valid candidates, [P, F], in memory that torch aligned.
+
+    The last bits of a matrix product may depend on where in memory its factors stand, and a learner that went through
+    a snapshot must go on with the same bits.
+    """
+    packed = torch.empty(int(valid_SC.sum()), features_SCF.shape[2])
+    packed.numpy()[:] = features_SCF[valid_SC]
+    return packed
+
+
+@compiled
+def softmax_by_line(z_P: Probability, size_S: Int64) -> Probability:
+    """Return the softmax of each stretch of z; stretch s holds `size_S[s]` numbers."""
+    p_P = np.empty(len(z_P), np.float32)
+    start = 0
+    for line in range(len(size_S)):
+        stop = start + size_S[line]
+        highest = np.float32(-LARGE)
+        for index in range(start, stop):
+            highest = max(highest, z_P[index])
+        for index in range(start, stop):
+            p_P[index] = z_P[index] - highest
+        for index in range(start, stop):
+            p_P[index] = np.exp(p_P[index])  # a loop over one array alone: see `model.compiled`
+        total = np.float32(0.0)
+        for index in range(start, stop):
+            total += p_P[index]
+        for index in range(start, stop):
+            p_P[index] /= total
+        start = stop
+    return p_P

@@ -1,0 +1,203 @@
+"""How well the worker predicts event logs, beside its components and the counting baselines.
+
+`prequential` is a replay: every event is ranked by the state before its micro-batch. `ader` is the protocol of Mi et
+al. (RecSys 2020) on a log with periods: the state is frozen at each border and predicts the period that begins there;
+actions on items not seen before it are removed first, then sessions of one action; Recall@20 and MRR@20 over the full
+catalogue, unweighted mean over periods 1 and later. Learning goes on in stream order, one pass; the prequential
+figures of the same run are given too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from consumer.clock import SystemClock
+from consumer.events import DEFAULT_TYPE, Event, key64
+from consumer.file_io import open_source
+from consumer.health import HealthState
+from consumer.histories import Histories
+from consumer.metrics import Metrics
+from consumer.parts import Parts
+from consumer.pipeline import Pipeline
+from consumer.ports import Record, TopicPartition
+from consumer.replay import Discard, ReplayOptions, replay
+from consumer.settings import Settings
+
+SHOWN = ("hr@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
+SCORING_EVENTS = 512
+HALF = 5
+"""Of the ten windows of a replay, the second half."""
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="tests.bench accuracy", description=__doc__)
+    parser.add_argument("--set", required=True, help="folder of the event log below the data folder")
+    parser.add_argument("--protocol", choices=("prequential", "ader"), default="prequential")
+    parser.add_argument("--limit", type=int, help="records to read; for ader, periods")
+    parser.add_argument("--seeds", default="0", help="comma-separated")
+    parser.add_argument("--ablate", action="append", default=[], help="component to leave out; repeatable")
+    parser.add_argument("--change", action="append", default=[], metavar="SECTION.KEY=JSON", help="other settings")
+    parser.add_argument("--shuffle-ties", action="store_true", help="shuffle events of equal time")
+    parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    if options.data is None:
+        parser.error("--data or TIDEMILL_BENCH_DATA must name the folder of the event logs")
+    return options
+
+
+def settings_of(options, seed):
+    sections = {"worker": {"seed": seed}, "model": {"leave_out": ",".join(options.ablate)}}
+    for change in options.change:
+        name, _, value = change.partition("=")
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = json.loads(value)
+    return Settings(**sections)
+
+
+def prequential(options, seed):
+    """Return method → figures over the whole log and over its second half."""
+    source = str(Path(options.data) / options.set / "events.parquet")
+    replayed = ReplayOptions(source, limit=options.limit, shuffle_ties=options.shuffle_ties)
+    summary = replay(settings_of(options, seed), replayed, SystemClock())
+    methods = {
+        name: {"all": chosen(figures), "second_half": second_half(summary["windows"], name)}
+        for name, figures in summary["metrics"].items()
+    }
+    return {"methods": methods, "speed": summary["speed"], "scored": summary["scored"]}
+
+
+def chosen(figures):
+    return {name: figures[name] for name in SHOWN if name in figures}
+
+
+def second_half(windows, method):
+    late = windows[HALF:]
+    events = sum(window["events"] for window in late)
+    return {
+        name: sum(window["events"] * window[method][name] for window in late) / max(1, events)
+        for name in SHOWN
+        if all(name in window.get(method, {}) for window in late)
+    }
+
+
+class Periods:
+    """A log with a column `period`: where each begins, and the sessions that are tested in it."""
+
+    def __init__(self, path, limit):
+        table = pq.read_table(path, columns=["user_id", "item_id", "period"])
+        self.users, self.items, period = (table[name].to_numpy() for name in table.column_names)
+        self.last = int(period.max()) if limit is None else min(limit, int(period.max()))
+        self.borders = np.searchsorted(period, np.arange(self.last + 2))
+
+    def tested(self, number):
+        """Return users and items of the actions of a period that the protocol keeps, in stream order."""
+        start, stop = self.borders[number], self.borders[number + 1]
+        users, items = self.users[start:stop], self.items[start:stop]
+        seen = np.isin(items, np.unique(self.items[:start]))
+        users, items = users[seen], items[seen]
+        actions = Counter(users.tolist())
+        longer = np.array([actions[user] > 1 for user in users.tolist()], bool)
+        return users[longer], items[longer]
+
+
+def ader(options, seed):
+    """Return Recall@20 and MRR@20 of every period, frozen and prequential."""
+    path = Path(options.data) / options.set / "events.parquet"
+    periods, settings, clock = Periods(path, options.limit), settings_of(options, seed), SystemClock()
+    source = open_source(path, settings.input)
+    parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
+    pipeline = Pipeline(settings, source, Discard(), parts, clock)
+    rows, before = [], (0, 0.0, 0.0)
+    begin = time.monotonic()
+    for number in range(periods.last + 1):
+        row = {"period": number} | (frozen(parts, periods.tested(number), settings) if number else {})
+        while pipeline.records < periods.borders[number + 1]:
+            pipeline.step(int(periods.borders[number + 1]) - pipeline.records)
+        after = sums(parts.evaluation)
+        scored = max(1, after[0] - before[0])
+        row |= {"preq_recall@20": (after[1] - before[1]) / scored, "preq_mrr@20": (after[2] - before[2]) / scored}
+        row["events_per_s"] = pipeline.records / (time.monotonic() - begin)
+        before = after
+        rows.append(row)
+        say(json.dumps(row))
+    source.close()
+    names = [name for name in rows[-1] if name != "period"]
+    mean = {name: float(np.mean([row[name] for row in rows[1:]])) for name in names}
+    return {"periods": rows, "mean": mean}
+
+
+def sums(evaluation):
+    figures = evaluation.prequential.result()["metrics"].get("tidemill")
+    scored = evaluation.prequential.scored
+    return (scored, scored * figures["recall@20"], scored * figures["mrr@20"]) if figures else (0, 0.0, 0.0)
+
+
+def frozen(parts, tested, settings):
+    """Predict the actions of a period without learning anything of them."""
+    histories = Histories(settings.history, settings.input)
+    histories.begin(TopicPartition("tested", 0))
+    record = Record("tested", 0, 0, 0, None, None)
+    ranks = []
+    for start in range(0, len(tested[0]), SCORING_EVENTS):
+        users, items = (column[start : start + SCORING_EVENTS].tolist() for column in tested)
+        events = [event(record, user, item) for user, item in zip(users, items, strict=True)]
+        staged = histories.stage(events)
+        scores, predictions = parts.predictor.predict(staged.contexts, exclude_seen=False)
+        histories.apply(staged, predictions.keys_BK)
+        ranks.append(scores.rank_B[~staged.contexts.first_B])
+    rank = np.concatenate(ranks)
+    hit = rank < 20
+    return {"recall@20": float(hit.mean()), "mrr@20": float((hit / (rank + 1.0)).mean()), "tested": len(rank)}
+
+
+def event(record, user, item):
+    return Event(
+        record=record,
+        user_id=user,
+        item_id=item,
+        event_type=DEFAULT_TYPE,
+        event_time=float("nan"),
+        user_key=key64(user),
+        item_key=key64(item),
+        type_key=key64(DEFAULT_TYPE),
+    )
+
+
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def show(result):
+    if "mean" in result:
+        say(str({name: round(value, 4) for name, value in result["mean"].items()}))
+        return
+    for name, figures in result["methods"].items():
+        text = "  ".join(
+            f"{part} " + " ".join(f"{key} {value:.4f}" for key, value in values.items())
+            for part, values in figures.items()
+        )
+        say(f"{name:20} {text}")
+    say(str(result["speed"]))
+
+
+def main(arguments):
+    options = parse(arguments)
+    protocol = {"prequential": prequential, "ader": ader}[options.protocol]
+    results = {}
+    for seed in map(int, options.seeds.split(",")):
+        results[seed] = protocol(options, seed)
+        show(results[seed])
+    if options.json is not None:
+        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "results": results}, indent=1))
+    return 0
