@@ -41,8 +41,16 @@ def warm_up() -> None:
 def _event(number: int) -> Event:
     user, item, kind = number % _USERS, number * 7 % _ITEMS, "ab"[number % 2]
     record = Record("warm-up", 0, number, number * 1000, None, None)
-    keys = {"user_key": key64(user), "item_key": key64(item), "type_key": key64(kind)}
-    return Event(record=record, user_id=user, item_id=item, event_type=kind, event_time=float(number), **keys)
+    return Event(
+        record=record,
+        user_id=user,
+        item_id=item,
+        event_type=kind,
+        event_time=float(number),
+        user_key=key64(user),
+        item_key=key64(item),
+        type_key=key64(kind),
+    )
 
 
 if __name__ == "__main__":
