@@ -5,7 +5,7 @@ with one pair of files per part and `manifest.json`, which holds the SHA-256 of 
 there is no snapshot. The newest one that is valid wins; older ones are kept as the settings say. Nothing in it is
 executable: no pickle.
 
-Parts: `worker` (model, learner, rehearsal, drift monitor, decoder) and `histories-<n>`, one per partition, by keys of
+Parts: `worker` (model, learner, rehearsal, drift monitor, decoder, limit on bad records) and `histories-<n>`, one per partition, by keys of
 ids. Item and type ids are in the worker's JSON, user ids nowhere.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 WORKER = "worker"
 

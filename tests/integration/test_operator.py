@@ -14,8 +14,10 @@ from consumer.kafka_io import create_topics, topic_info
 from consumer.load_settings import show
 from tests.integration.worker_bench import Bench, end, until
 
-EVENTS = 3000
+EVENTS = 1500
 SAME = "the same, to the byte: "
+
+pytestmark = pytest.mark.timeout(400)  # several workers one after the other, each of which loads torch anew
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_worker_that_was_killed_has_the_bytes_of_its_journal(bench, tidemill):
     }
     bench.make_topics()
     bench.produce(bench.events(EVENTS))
-    kill_after(bench, 500)
+    kill_after(bench, 300)
     assert bench.run("--until-end") == 0, bench.log
     sources = bench.sources()
     assert len(sources) == len(set(sources)) == EVENTS
@@ -97,7 +99,7 @@ def test_a_micro_batch_can_be_left_out_by_hand(bench, tidemill):
     }
     bench.make_topics()
     bench.produce(bench.events(EVENTS))
-    kill_after(bench, 500)
+    kill_after(bench, 300)
     code, out = tidemill("snapshot", "skip", "2")
     assert (code, out) == (0, f"micro-batch 2 of {bench.name} will be skipped at the next start\n")
     bench.produce(bench.events(500, start=EVENTS))

@@ -10,7 +10,7 @@ import pytest
 from consumer.as_run import AsRun, replay_as_run
 from consumer.clock import ManualClock
 from consumer.describe_settings import identity
-from consumer.errors import Fenced, InputTruncated, StateError, UnknownOutcome
+from consumer.errors import Fenced, InputTruncated, StateError, TooManyBadEvents, UnknownOutcome
 from consumer.health import HealthState
 from consumer.memory_io import Fault, MemoryLog, MemoryPast, MemorySink, MemorySource
 from consumer.metrics import Metrics
@@ -322,3 +322,29 @@ def test_snapshots_in_the_background_trim_the_journal(tmp_path):
     drain(heir)
     assert_exactly_once(stage, 400)
     assert_same(heir.parts, stage.as_run())
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_bad_stretch_is_not_drained_by_starting_again(stage, saved):
+    stage = Stage(stage.folder, partitions=1, input={"max_bad_run": 50})
+    fill(stage.log, 60)
+    for _ in range(400):
+        stage.log.append("events", b"u", b"no json", timestamp_ms=1_700_000_000_000)
+    worker = stage.worker()
+    steps(worker, 3)  # 96 records: a run of 36
+    if saved:
+        worker.save()
+    with pytest.raises(TooManyBadEvents, match="50 records in a row"):
+        worker.step()
+    for _ in range(3):
+        again = stage.worker()
+        with pytest.raises(TooManyBadEvents, match="50 records in a row"):
+            again.step()
+        again.close()
+    assert len(stage.log.records("dead-letters")) == 36
+    assert_same(stage.worker().parts, stage.as_run())
+    tolerant = small(input={"max_bad_run": 10_000, "max_bad_share": 1.0})
+    heir = stage.worker(tolerant)
+    drain(heir)
+    assert len(stage.log.records("dead-letters")) == 400
+    assert_same(heir.parts, stage.as_run(tolerant))
