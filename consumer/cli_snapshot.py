@@ -119,7 +119,7 @@ def skip(
 
     What was published for it stays. The worker must be stopped; a recovery that comes to its end forgets the order.
     """
-    from consumer.recovery import skip_in_next_recovery
+    from consumer.redo_marker import skip_in_next_recovery
     from consumer.state_store import FolderStore
 
     settings = _settings(config, sets)

@@ -84,7 +84,8 @@ class Source(Protocol):
     def poll(self, limits: PollLimits) -> Batch:
         """Return the next micro-batch, possibly empty.
 
-        Raises TransientError, LostPartitions, AccessError or BrokerUnavailable.
+        Raises TransientError, LostPartitions, AccessError, BrokerUnavailable, or InputTruncated where the position is
+        no longer held; a source that lets go of such events goes on at the first that is held.
         """
 
     def seek_back(self, batch: Batch) -> None:

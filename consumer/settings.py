@@ -142,8 +142,9 @@ class RecoverySettings(Section):
 
     on_rewind: Literal["stop", "emit_only"] = Field("stop", json_schema_extra=OPERATIONAL)
     """Committed offsets behind what was learned (someone reset them): stop, or predict again without learning."""
-    on_truncation: Literal["stop", "earliest"] = Field("stop", json_schema_extra=OPERATIONAL)
-    """The input no longer holds what must be redone: stop, or go on without it."""
+    on_truncation: Literal["stop", "earliest", "fresh"] = Field("stop", json_schema_extra=OPERATIONAL)
+    """The input no longer holds what must be read or redone: stop, go on without it, or do that and begin a new lineage
+    (older snapshots and the journal go, so that `--as-run` can come to the same bytes again)."""
     journal_keep: Literal["snapshots", "all"] = Field("snapshots", json_schema_extra=OPERATIONAL)
     """The journal is kept from the oldest snapshot kept on, or whole."""
     slice_s: Positive = Field(1.0, json_schema_extra=OPERATIONAL)

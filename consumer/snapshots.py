@@ -154,7 +154,7 @@ class Snapshots:
             "files": files,
         }
         self.store.write(f"{name}/{MANIFEST}", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))  # 2
-        self._drop_old()  # 3
+        self.drop_all_but(self._keep)  # 3
         return sum(int(file["bytes"]) for file in files.values())
 
     def _free_name(self, batch: int) -> str:
@@ -170,8 +170,9 @@ class Snapshots:
         self.store.write(f"{folder}/{name}", data)
         return {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}}
 
-    def _drop_old(self) -> None:
-        for old in self.names()[: -self._keep]:
+    def drop_all_but(self, kept: int) -> None:
+        """Drop all but the newest snapshots of this lineage, each beginning with its manifest."""
+        for old in self.names()[:-kept]:
             self.store.delete(f"{old}/{MANIFEST}")
             for file in self.store.names(f"{old}/"):
                 self.store.delete(file)
@@ -221,6 +222,27 @@ class Snapshots:
             except StateError:
                 continue
         return best
+
+    def named(self, name: str, manifest_sha256: str, partition: TopicPartition) -> Snapshot:
+        """Open the snapshot that a journal names, for a partition's histories. Raises StateError where it is another one."""
+        snapshot = self.open(name)
+        if snapshot.manifest_sha256 != manifest_sha256:
+            raise StateError(f"{name} is not the snapshot that the journal names: its hash differs")
+        snapshot.histories(partition)
+        return snapshot
+
+    def own_of(self, batch: int, partition: TopicPartition, next_offset: int) -> Snapshot | None:
+        """Return this lineage's snapshot of a micro-batch whose histories of a partition end at an offset."""
+        for name in self.names():
+            try:
+                snapshot = self.open(name)
+                position = snapshot.positions.get(partition)
+                if snapshot.batch == batch and position is not None and position.next_offset == next_offset:
+                    snapshot.histories(partition)
+                    return snapshot
+            except StateError:
+                continue
+        return None
 
     def oldest_journal_offset(self) -> int | None:
         """Return up to where the journal is not needed any more: that of the oldest snapshot kept that can be read."""

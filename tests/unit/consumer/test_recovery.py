@@ -12,6 +12,7 @@ from consumer.clock import ManualClock
 from consumer.describe_settings import identity
 from consumer.errors import Fenced, InputTruncated, StateError, TooManyBadEvents, UnknownOutcome
 from consumer.health import HealthState
+from consumer.journal import Gain, decode
 from consumer.memory_io import Fault, MemoryLog, MemoryPast, MemorySink, MemorySource
 from consumer.metrics import Metrics
 from consumer.parts import Parts
@@ -67,7 +68,10 @@ class Stage:
         kafka = settings.kafka
 
         def doors():
-            source = MemorySource(self.log, "events", kafka.group, instance=kafka.instance, until_end=True)
+            skips = settings.recovery.on_truncation != "stop"
+            source = MemorySource(
+                self.log, "events", kafka.group, instance=kafka.instance, until_end=True, skips_gone=skips
+            )
             sink = MemorySink(self.log, kafka.group, instance=kafka.instance)
             return Doors(source, sink, MemoryPast(self.log))
 
@@ -270,8 +274,94 @@ def test_truncated_input_stops_recovery_or_is_gone_without(tmp_path):
         stage.worker()
     going_on = small(recovery={"on_truncation": "earliest"})
     worker = stage.worker(going_on)
+    assert worker.parts.events == 96 - 40  # what is left of a micro-batch is redone
     drain(worker)
     assert_exactly_once(stage, 100)
+    assert stage.snapshots().names() == []
+
+
+def journal_batches(stage):
+    return [decode(record.value).batch for record in stage.log.records("journal")]
+
+
+def test_truncated_input_can_begin_a_new_lineage(tmp_path):
+    stage = Stage(tmp_path, partitions=1)
+    fill(stage.log, 200)
+    worker = stage.worker()
+    steps(worker, 2)
+    worker.save()
+    steps(worker, 3)  # 160 records: the snapshot is of 64 of them
+    (partition,) = stage.log.partitions("events")
+    stage.log.trim(partition, 100)
+    anew = stage.worker(small(recovery={"on_truncation": "fresh"}))
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000005"]
+    assert journal_batches(stage) == []
+    drain(anew)
+    assert_exactly_once(stage, 200)
+    assert journal_batches(stage)[0] == 6  # numbers go on: none is used twice
+    assert_same(anew.parts, stage.as_run())  # also where the settings say stop
+    assert_same(stage.worker().parts, anew.parts)
+
+
+def test_a_new_lineage_that_cannot_be_saved_is_begun_at_the_next_start(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, partitions=1)
+    fill(stage.log, 200)
+    worker = stage.worker()
+    steps(worker, 2)
+    worker.save()
+    steps(worker, 2)
+    (partition,) = stage.log.partitions("events")
+    stage.log.trim(partition, 100)
+    settings = small(recovery={"on_truncation": "fresh"})
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "write", full_disk)
+        drain(stage.worker(settings))
+    assert_exactly_once(stage, 200)
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000002"]
+    heir = stage.worker(settings)
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000007"]
+    assert_same(heir.parts, stage.as_run())
+
+
+def full_disk(_store, name, _data):
+    raise StateError(f"{name} cannot be written: no space left on device")
+
+
+@pytest.mark.parametrize("on_truncation", ["stop", "earliest", "fresh"])
+def test_retention_that_overtakes_a_running_worker_follows_the_setting(tmp_path, on_truncation):
+    stage = Stage(tmp_path, partitions=2, recovery={"on_truncation": on_truncation})
+    fill(stage.log, 300)
+    worker = stage.worker()
+    steps(worker, 3)
+    (partition, _) = stage.log.partitions("events")
+    held = worker.parts.next_offsets[partition]
+    stage.log.trim(partition, held + 20)
+    if on_truncation == "stop":
+        with pytest.raises(InputTruncated, match=f"no longer holds offset {held}"):
+            drain(worker)
+        return
+    drain(worker)
+    assert_exactly_once(stage, 280)
+    gains = [gain for record in stage.log.records("journal") for gain in decode(record.value).gains]
+    assert gains == [Gain(partition, None, None, held + 20, held + 20)]
+    if on_truncation == "fresh":
+        (name,) = stage.snapshots().names()
+        assert stage.snapshots().open(name).batch == 3
+        assert journal_batches(stage)[0] == 4
+        assert_same(worker.parts, stage.as_run(small()))
+    assert_same(stage.worker().parts, worker.parts)
+
+
+def test_a_full_disk_costs_the_count_of_deaths_and_nothing_else(stage, monkeypatch):
+    fill(stage.log, 200)
+    steps(stage.worker(), 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "write", full_disk)
+        stage.log.inject(Fault.UNKNOWN_OPEN)
+        worker = stage.worker()
+        drain(worker)
+    assert_exactly_once(stage, 200)
+    assert_same(worker.parts, stage.as_run())
 
 
 def test_a_batch_whose_redo_kills_twice_is_skipped_on_record(stage, monkeypatch):
