@@ -200,15 +200,15 @@ class Recovery:
         self._parts.histories.rewound[partition] = held
 
     def _take_over(self, partition: TopicPartition, position: int, source: GroupSource, past: Past) -> bool:
-        held = self._parts.next_offsets.get(partition, -1)
+        held = self._parts.next_offsets.get(partition)
         again = InputAgain(past, self._settings.recovery.on_truncation)
         snapshot = self._snapshots.holding(partition, position)
-        if snapshot is not None and snapshot.positions[partition].next_offset <= held:
+        if snapshot is not None and held is not None and snapshot.positions[partition].next_offset <= held:
             snapshot = None
         gain = self._gain(partition, position, snapshot, again)
-        if gain is None:
-            self._parts.begin(partition, None)
-            self._parts.next_offsets[partition] = position
+        if snapshot is None and held is None and gain.start == gain.stop:  # there was nothing before it
+            bring(gain, self._parts, again, None, self._parts.health)
+            self.notes.gains.append(gain)
             return False
         log.info(
             "partition gained",
@@ -227,10 +227,8 @@ class Recovery:
             self._note_gone(again)
         return True
 
-    def _gain(
-        self, partition: TopicPartition, position: int, snapshot: Snapshot | None, again: InputAgain
-    ) -> Gain | None:
-        """Decide where a gained partition's histories come from; None where there is nothing before `position`."""
+    def _gain(self, partition: TopicPartition, position: int, snapshot: Snapshot | None, again: InputAgain) -> Gain:
+        """Decide where a gained partition's histories come from."""
         held = self._parts.next_offsets.get(partition)
         if snapshot is not None:
             start = again.first_from(partition, snapshot.positions[partition].next_offset, position)
@@ -238,7 +236,7 @@ class Recovery:
         if held is not None:
             return Gain(partition, None, None, again.first_from(partition, held, position), position)
         start = max(again.bounds(partition)[0], position - self._settings.recovery.max_fold_events)
-        return Gain(partition, None, None, start, position) if start < position else None
+        return Gain(partition, None, None, min(start, position), position)
 
 
 def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[int]:

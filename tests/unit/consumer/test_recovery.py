@@ -364,6 +364,16 @@ def test_a_full_disk_costs_the_count_of_deaths_and_nothing_else(stage, monkeypat
     assert_same(worker.parts, stage.as_run())
 
 
+def test_as_run_knows_of_a_partition_that_was_not_read_yet(stage):
+    for number in range(100):
+        body = {"user_id": number % 7, "item_id": number % 5, "event_time": 1_700_000_000 + number}
+        stage.log.append("events", b"u", json.dumps(body).encode(), partition=1, timestamp_ms=1_700_000_000_000)
+    worker = stage.worker()
+    drain(worker)
+    assert len(worker.parts.histories.partitions) == 2
+    assert_same(worker.parts, stage.as_run())
+
+
 def test_a_batch_whose_redo_kills_twice_is_skipped_on_record(stage, monkeypatch):
     fill(stage.log, 300)
     steps(stage.worker(), 5)
