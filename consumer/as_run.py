@@ -41,7 +41,7 @@ class AsRun:
     """What to replay: up to micro-batch `to_batch` (None: the journal's end), from `init` where the lineage did."""
 
     to_batch: int | None = None
-    init: Path | None = None
+    init: str | Path | None = None
 
 
 def replay_as_run(
@@ -108,7 +108,7 @@ def _readable(snapshots: Snapshots) -> Iterator[Snapshot]:
             yield snapshot
 
 
-def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: Path | None) -> None:
+def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: str | Path | None) -> None:
     begun_from = next(iter(journal.everything())).entry.begun_from
     if begun_from is None and init is not None:
         raise StateError("this lineage began cold: leave --init away")

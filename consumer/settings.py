@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
 from incremental.settings import EvaluationSettings, LearningSettings
 from model.settings import IDENTITY, OPERATIONAL, Count, ModelSettings, Positive, PredictionSettings, Section, Share
@@ -126,11 +126,15 @@ class WorkerSettings(Section):
     """A stop signal ends the process within this time."""
 
 
+def _place(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 class SnapshotSettings(Section):
     """Where the worker's state is kept."""
 
-    dir: Path = Field(Path("tidemill-state"), json_schema_extra=OPERATIONAL)
-    """A folder; made when it is missing."""
+    dir: Annotated[str, BeforeValidator(_place)] = Field("tidemill-state", json_schema_extra=OPERATIONAL)
+    """A folder, made when it is missing; or a URL such as s3://bucket/prefix, for workers on several hosts."""
     keep: Count = Field(3, json_schema_extra=OPERATIONAL)
     """Newest snapshots kept."""
     every_s: Positive = Field(30.0, json_schema_extra=OPERATIONAL)

@@ -77,7 +77,7 @@ class Worker:
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
 
-    def start(self, init: Path | None = None) -> Pipeline:
+    def start(self, init: str | Path | None = None) -> Pipeline:
         """Steps 1 to 3 of recovery; returns the pipeline that goes on from there."""
         self.doors = self._open()  # 1
         if self._recovery.load() is None and init is not None:  # 2

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+import consumer.redo
 from consumer.as_run import AsRun, replay_as_run
 from consumer.clock import ManualClock
 from consumer.describe_settings import identity
-from consumer.errors import Fenced, InputTruncated, StateError, TooManyBadEvents, UnknownOutcome
+from consumer.errors import Fenced, InputTruncated, LostPartitions, StateError, TooManyBadEvents, UnknownOutcome
 from consumer.health import HealthState
 from consumer.journal import Gain, decode
 from consumer.memory_io import Fault, MemoryLog, MemoryPast, MemorySink, MemorySource
@@ -61,7 +62,8 @@ class Stage:
 
     def snapshots(self, settings=None):
         settings = settings or self.settings
-        return Snapshots(FolderStore(self.folder), settings.kafka.instance, identity(settings), settings.snapshot.keep)
+        kafka, keep, whole = settings.kafka, settings.snapshot.keep, settings.recovery.journal_keep == "all"
+        return Snapshots(FolderStore(self.folder), kafka.instance, identity(settings), keep, keep_gains=whole)
 
     def worker(self, settings=None, init=None):
         settings = settings or self.settings
@@ -225,6 +227,74 @@ def test_a_partition_that_moves_brings_its_histories(tmp_path):
     assert_exactly_once(stage, 300)
     assert_same(two.parts, stage.as_run(other))
     assert_same(one.parts, stage.as_run())
+
+
+def moved_and_dropped(stage, heir_settings):
+    """A worker goes, another takes its partitions over, and then what it took over from is deleted."""
+    fill(stage.log, 300)
+    one = stage.worker()
+    steps(one, 4)
+    one.save()
+    one.close()
+    heir = stage.worker(heir_settings)
+    steps(heir, 2)
+    heir.close()
+    store = FolderStore(stage.folder)
+    for name in store.names("tidemill-0/"):
+        store.delete(name)
+    fresh = stage.worker(heir_settings)
+    drain(fresh)
+    assert_exactly_once(stage, 300)
+    return fresh
+
+
+HEIR = small(kafka={"instance": "heir"}, topics={"journal_partition": 1}, recovery={"journal_keep": "all"})
+
+
+def test_a_gain_is_redone_also_when_the_snapshot_it_came_from_is_gone(stage):
+    heir = moved_and_dropped(stage, HEIR)
+    assert_same(heir.parts, stage.as_run(HEIR))
+    store = FolderStore(stage.folder)
+    for name in store.names("heir/"):
+        store.delete(name)
+    with pytest.raises(StateError, match=r"tidemill-0/snapshot-000000000004.*nor is there a snapshot of 'heir'"):
+        stage.as_run(HEIR)
+
+
+def test_a_journal_that_is_kept_whole_keeps_the_snapshot_of_a_gain(stage):
+    moved_and_dropped(stage, HEIR).close()
+    for number in range(4):
+        fill(stage.log, 40, seed=number, start=300 + 40 * number)
+        drain(stage.worker(HEIR))
+        stage.worker(HEIR).save()
+    names = stage.snapshots(HEIR).names()
+    assert names[0] == "heir/snapshot-000000000000"
+    assert len(names) == HEIR.snapshot.keep + 1
+    assert_same(stage.worker(HEIR).parts, stage.as_run(HEIR))
+
+
+def test_a_take_over_that_is_cut_short_is_taken_up_where_it_was(stage, monkeypatch):
+    fill(stage.log, 300)
+    one = stage.worker()
+    steps(one, 2)
+    one.save()
+    steps(one, 4)
+    one.close()
+    monkeypatch.setattr(consumer.redo, "FOLD_AT_ONCE", 10)
+    heir = stage.worker(HEIR)
+    fold, folds = Parts.fold, []
+
+    def cut_short(self, records, span):
+        folds.append(span)
+        if len(folds) == 3:
+            raise LostPartitions("injected: in the midst of taking over")
+        fold(self, records, span)
+
+    monkeypatch.setattr(Parts, "fold", cut_short)
+    drain(heir)
+    assert len(folds) > 3
+    assert_exactly_once(stage, 300)
+    assert_same(heir.parts, stage.as_run(HEIR))
 
 
 def test_offsets_set_back_stop_the_worker_with_advice(stage):
