@@ -149,7 +149,7 @@ def test_run_passes_settings_and_limits_on(calls: Calls, tmp_path: Path) -> None
     assert cli.main([*argv.split(), "--max-events", "9", "--until-end", "--init", str(tmp_path)]) == 0
     ((name, settings, named),) = calls
     assert name == "run"
-    assert named == {"options": RunStandIn(tmp_path, 9, until_end=True)}
+    assert named == {"options": RunStandIn(str(tmp_path), 9, until_end=True)}
     assert (settings.kafka.bootstrap_servers, settings.topics.events, settings.kafka.group) == ("b:1", "clicks", "mine")
     assert settings.kafka.properties == {"a": 1, "b": "c"}
     assert (settings.model.dim, settings.model.layers) == (32, 3)
@@ -191,8 +191,8 @@ def test_replay_passes_its_options_on(calls: Calls, tmp_path: Path) -> None:
         to_datetime=1767308400000,
         freeze_after=0,
         shuffle_ties=True,
-        save=tmp_path / "s",
-        init=tmp_path / "i",
+        save=str(tmp_path / "s"),
+        init=str(tmp_path / "i"),
         report=tmp_path / "r",
         progress=sys.stderr.isatty(),
     )
