@@ -81,14 +81,14 @@ class Cluster:
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.broker.bootstrap_servers, "log_level": 0})
 
-    def create(self, config: dict[str, dict[str, str]] | None = None) -> None:
-        """Create the topics; `config` by kind."""
+    def create(self, config: dict[str, dict[str, str]] | None = None, replicas: dict[str, int] | None = None) -> None:
+        """Create the topics; `config` and the number of `replicas` by kind."""
         counts = {"events": self.partitions, "predictions": OUTPUT_PARTITIONS, "journal": JOURNALS}
         topics = [
             NewTopic(
                 self.topic(kind),
                 num_partitions=counts.get(kind, 1),
-                replication_factor=1,
+                replication_factor=(replicas or {}).get(kind, 1),
                 config={"retention.ms": "-1", "max.message.bytes": "5000000", **(config or {}).get(kind, {})},
             )
             for kind in KINDS
