@@ -67,21 +67,28 @@ class _Armed:
 
 def arm(hook: Hook, hits: Path) -> None:
     """Put a hook in place."""
-    owner, name, when = POINTS[hook.point]
-    armed, original = _Armed(hook, hits), getattr(owner, name)
+    intercept(hook.point, *POINTS[hook.point], _Armed(hook, hits).passed)
+
+
+def intercept(
+    point: str, owner: type, name: str, when: Callable[..., bool] | None, act: Callable[[Any], None]
+) -> Callable[[], None]:
+    """Act at every passing of a point, before or after the call as its name says; returns what ends that."""
+    original = getattr(owner, name)
 
     def before(*args: Any, **options: Any) -> Any:
         if when is None or when(*args, **options):
-            armed.passed(args[0])
+            act(args[0])
         return original(*args, **options)
 
     def after(*args: Any, **options: Any) -> Any:
         result = original(*args, **options)
         if when is None or when(*args, **options):
-            armed.passed(args[0])
+            act(args[0])
         return result
 
-    setattr(owner, name, before if hook.point.startswith("before") else after)
+    setattr(owner, name, before if point.startswith("before") else after)
+    return lambda: setattr(owner, name, original)
 
 
 def _is_manifest(_store: Any, name: str, _data: bytes) -> bool:

@@ -5,7 +5,8 @@ Production code has no switch: methods are replaced from outside, before the com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from consumer.journal import Journal
 from consumer.kafka_io.client import KafkaProducer
@@ -16,20 +17,21 @@ from consumer.recovery import Recovery
 from consumer.snapshots import Snapshot
 from tests.faults.hooks import POINTS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Undo = Callable[[], None]
 
 
-def _replace(owner: type, name: str, method: Callable[..., Any]) -> None:
+def _replace(owner: type, name: str, method: Callable[..., Any]) -> Undo:
+    old = getattr(owner, name)
     setattr(owner, name, method)
+    return lambda: setattr(owner, name, old)
 
 
-def _unchecked_futures() -> None:
+def _unchecked_futures() -> Undo:
     """Commit without a look at what became of each record."""
-    _replace(KafkaSink, "_check", lambda _sink, _futures: None)
+    return _replace(KafkaSink, "_check", lambda _sink, _futures: None)
 
 
-def _offsets_outside() -> None:
+def _offsets_outside() -> Undo:
     """Commit the outputs in the transaction, and the offsets after it, by themselves."""
     commit = KafkaSink.commit
 
@@ -38,8 +40,11 @@ def _offsets_outside() -> None:
         _KILL_BETWEEN.passed()
         sink._source.commit(batch)
 
-    _replace(KafkaProducer, "send_offsets_to_transaction", lambda *_: None)
-    _replace(KafkaSink, "commit", outside)
+    undo = (
+        _replace(KafkaProducer, "send_offsets_to_transaction", lambda *_: None),
+        _replace(KafkaSink, "commit", outside),
+    )
+    return lambda: [one() for one in undo][-1]
 
 
 class _Point:
@@ -53,7 +58,7 @@ _KILL_BETWEEN = _Point()
 POINTS["before_offsets_outside"] = (_Point, "passed", None)
 
 
-def _no_redo() -> None:
+def _no_redo() -> Undo:
     """Go on from the committed offsets and forget what was learned since the snapshot."""
 
     def pretend(recovery: Any, _source: Any, past: Any, _moved: Any) -> int:
@@ -66,7 +71,7 @@ def _no_redo() -> None:
         recovery._parts.learner.batch = last
         return 0
 
-    _replace(Recovery, "redo", pretend)
+    return _replace(Recovery, "redo", pretend)
 
 
 def _journal_of(recovery: Any, past: Any) -> Any:
@@ -74,12 +79,12 @@ def _journal_of(recovery: Any, past: Any) -> Any:
     return journal.after(recovery._parts.batch, recovery.journal_offset)
 
 
-def _no_hash_check() -> None:
+def _no_hash_check() -> Undo:
     """Believe whatever stands in a snapshot's files."""
-    _replace(Snapshot, "_file", lambda snapshot, name: snapshot.store.read(f"{snapshot.name}/{name}"))
+    return _replace(Snapshot, "_file", lambda snapshot, name: snapshot.store.read(f"{snapshot.name}/{name}"))
 
 
-def _keep_before_commit() -> None:
+def _keep_before_commit() -> Undo:
     """Let the events become history before it is known that they are committed."""
     judge, keep = Pipeline._judge, Parts.keep
 
@@ -87,10 +92,10 @@ def _keep_before_commit() -> None:
         judge(pipeline, batch, considered)
         keep(pipeline.parts, considered)
 
-    _replace(Pipeline, "_judge", eager)
+    return _replace(Pipeline, "_judge", eager)
 
 
-def _no_journal() -> None:
+def _no_journal() -> Undo:
     """Commit outputs and offsets without the journal entry."""
     outputs = Pipeline._outputs
 
@@ -98,10 +103,10 @@ def _no_journal() -> None:
         topic = pipeline.settings.topics.journal
         return [output for output in outputs(pipeline, considered) if output.topic != topic]
 
-    _replace(Pipeline, "_outputs", without)
+    return _replace(Pipeline, "_outputs", without)
 
 
-MUTANTS: dict[str, Callable[[], None]] = {
+MUTANTS: dict[str, Callable[[], Undo]] = {
     "unchecked_futures": _unchecked_futures,
     "offsets_outside": _offsets_outside,
     "no_redo": _no_redo,
@@ -109,4 +114,4 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "keep_before_commit": _keep_before_commit,
     "no_journal": _no_journal,
 }
-"""One rule of the protocol each, switched off."""
+"""Name → switches one rule of the protocol off, and returns what switches it on again."""

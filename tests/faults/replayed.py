@@ -23,6 +23,7 @@ from tests.faults.cluster import JOURNALS
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from consumer.ports import Past
     from consumer.settings import Settings
     from model.state import State
     from tests.faults.cluster import Cluster
@@ -39,7 +40,7 @@ def state_differs(cluster: Cluster, lineages: Container[str]) -> tuple[int, list
                 problems.append(f"{settings.kafka.instance}: a snapshot of micro-batch {newest.batch}, but no journal")
             continue
         try:
-            count, differing = _compare(settings)
+            count, differing = _compare_on_kafka(settings)
         except TidemillError as error:
             problems.append(f"{settings.kafka.instance}: {type(error).__name__}: {error}")
             continue
@@ -55,17 +56,22 @@ def _snapshots(settings: Settings) -> Snapshots:
     return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
 
 
-def _compare(settings: Settings) -> tuple[int, list[str]]:
-    clock, snapshots, lineage = SystemClock(), _snapshots(settings), settings.kafka.instance
+def _compare_on_kafka(settings: Settings) -> tuple[int, list[str]]:
+    past = KafkaPast(settings, SystemClock())
+    try:
+        return compare(settings, _snapshots(settings), past)
+    finally:
+        past.close()
+
+
+def compare(settings: Settings, snapshots: Snapshots, past: Past) -> tuple[int, list[str]]:
+    """Replay one lineage up to its newest snapshot; returns how many parts were compared, and what differs."""
+    clock, lineage = SystemClock(), settings.kafka.instance
     newest = snapshots.newest()
     if newest is None:
         return 0, []
     parts = Parts(settings, Metrics(clock), HealthState(clock, 60.0))
-    past = KafkaPast(settings, clock)
-    try:
-        replay_as_run(settings, parts, snapshots, past, AsRun(to_batch=newest.batch))
-    finally:
-        past.close()
+    replay_as_run(settings, parts, snapshots, past, AsRun(to_batch=newest.batch))
     if parts.batch != newest.batch:
         return 0, [f"{lineage}: the journal ends at {parts.batch}, the newest snapshot is of {newest.batch}"]
     differing = _differences(f"{lineage}@{newest.batch} worker", newest.worker(), parts.state())

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tests.faults.damage import flipped
 from tests.faults.hooks import Hook
 from tests.faults.run import Scenario
 from tests.faults.traffic import T0, Shape
@@ -61,11 +62,8 @@ def bit_flipped(snapshot: Path, draw: random.Random) -> None:
 
 
 def flip(part: Path, draw: random.Random) -> None:
-    """Flip one bit in the last quarter of a file, where the numbers are."""
-    data = bytearray(part.read_bytes())
-    at = len(data) - 1 - draw.randrange(len(data) // 4)
-    data[at] ^= 1 << draw.randrange(8)
-    part.write_bytes(data)
+    """Flip one bit of a weight."""
+    part.write_bytes(flipped(part.read_bytes(), draw))
 
 
 def of_another_version(snapshot: Path, _draw: random.Random) -> None:
