@@ -159,20 +159,27 @@ def input_in_transactions(run: Run) -> None:
 
 def input_truncated(run: Run) -> None:
     """Retention passes the worker by: it stops with the reason, and goes on without those events where it may."""
-    run.until(0.3)
-    run.kill(0, again=False)
-    with run.fault("input truncated") as fault:
-        ends = run.cluster.ends("events", stable=True)
-        for partition, end in ends.items():
-            run.cluster.truncate(partition, end - 20)
+    for share in (0.15, 0.3, 0.45):
+        run.until(share)
+        run.kill(0, again=False)
+        with run.fault("input truncated") as fault:
+            for partition, end in run.cluster.ends("events", stable=True).items():
+                run.cluster.truncate(partition, end - 20)
+            on_truncation(run, "stop")
+            run.workers.start(0)
+            run.wait(lambda: bool(run.workers.unwanted), "the worker stops")
+            fault.struck = run.workers.unwanted.pop() == "w0 ended with 65"
+        run.traffic.shape.keep_ahead += run.traffic.sent - run.reader.progress  # these are never answered
+        on_truncation(run, "earliest")
         run.workers.start(0)
-        run.wait(lambda: bool(run.workers.unwanted), "the worker stops")
-        fault.struck = run.workers.unwanted.pop() == "w0 ended with 65"
-    run.traffic.free.set()
-    run.cluster.sections = {**run.cluster.sections, "recovery": {"on_truncation": "earliest"}}
-    run.workers.start(0)
+        run.more(50)
     run.wait(lambda: run.traffic.done, "all events written")
     run.wait(run.caught_up, "no lag")
+
+
+def on_truncation(run: Run, what: str) -> None:
+    """Change the setting of workers that start from now on."""
+    run.cluster.sections = {**run.cluster.sections, "recovery": {"on_truncation": what}}
 
 
 def partitions_added(run: Run) -> None:
@@ -232,7 +239,7 @@ BROKER_SCENARIOS = (
         broker=three_brokers,
     ),
     REPLICA_LOST,
-    Scenario("input-truncated", input_truncated, replay=False, may_stop=True),
+    Scenario("input-truncated", input_truncated, shape=lambda: Shape(keep_ahead=200), replay=False, may_stop=True),
     Scenario("partitions-added", partitions_added),
     Scenario("input-in-transactions", input_in_transactions, shape=lambda: Shape(aborted=0.3)),
     Scenario("end-txn-reply-lost", end_txn_reply_lost, broker=proxied_broker),

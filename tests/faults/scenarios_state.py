@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.faults.damage import flipped
@@ -90,7 +91,7 @@ def gone(snapshot: Path, _draw: random.Random) -> None:
 
 def all_state_gone(run: Run) -> None:
     """The whole state folder is lost: the journal is whole, so everything is learned again."""
-    for share in run.shares(2):
+    for share in run.shares(run.rounds(3)):
         run.until(share)
         run.kill(0, again=False)
         with run.fault("the state folder is gone"):
@@ -101,22 +102,33 @@ def all_state_gone(run: Run) -> None:
 
 def disk_full(run: Run) -> None:
     """The state folder's disk is full: the worker goes on with the snapshots that it has; one that starts ends with 78."""
+    ballast = run.cluster.state_dir / "ballast"
+    _no_room(run, partial(fill_up, ballast), ballast.unlink)
+
+
+def read_only(run: Run) -> None:
+    """The state folder becomes read-only: the worker goes on; one that starts then says so and ends with 78."""
     folder = run.cluster.state_dir
-    run.until(0.2)
-    run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
-    with run.fault("disk full") as fault:
-        ballast = folder / "ballast"
-        try:
-            fill_up(ballast)
-            run.until(0.5)
-            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
-            run.kill(0, again=False)
-            fault.struck = run.workers.start(0).wait() == 78
-        finally:
-            run.workers.running.pop(0, None)
-            ballast.unlink()
-    run.workers.start(0)
-    run.more(100)
+    _no_room(run, partial(remount, folder, "ro"), partial(remount, folder, "rw"))
+
+
+def _no_room(run: Run, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    for share in run.shares(run.rounds(3)):
+        run.until(share)
+        run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
+        failures = run.log(0).count("snapshot failed")
+        with run.fault("no snapshot can be written") as fault:
+            try:
+                begin()
+                run.wait(lambda before=failures: run.log(0).count("snapshot failed") > before, "a snapshot fails")
+                run.more(50)
+                run.kill(0, again=False)
+                fault.struck = run.workers.start(0).wait() == 78
+            finally:
+                run.workers.running.pop(0, None)
+                end()
+        run.workers.start(0)
+        run.more(50)
 
 
 def fill_up(ballast: Path) -> None:
@@ -124,25 +136,6 @@ def fill_up(ballast: Path) -> None:
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-
-
-def read_only(run: Run) -> None:
-    """The state folder becomes read-only: the worker goes on; one that starts then says so and ends with 78."""
-    folder = run.cluster.state_dir
-    run.until(0.2)
-    run.wait(lambda: len(run.snapshots(0)) >= 1, "a snapshot")
-    with run.fault("read-only") as fault:
-        remount(folder, "ro")
-        try:
-            run.until(0.5)
-            run.wait(lambda: "snapshot failed" in run.log(0), "a snapshot fails")
-            run.kill(0, again=False)
-            fault.struck = run.workers.start(0).wait() == 78
-        finally:
-            run.workers.running.pop(0, None)
-            remount(folder, "rw")
-    run.workers.start(0)
-    run.more(100)
 
 
 def remount(folder: Path, how: str) -> None:
@@ -215,8 +208,8 @@ STATE_SCENARIOS = (
     Scenario("poison-rare", just_run, shape=_shape(poison=0.001)),
     Scenario("poison", just_run, shape=_shape(poison=0.05)),
     Scenario("poison-all", all_poison, may_stop=True),
-    Scenario("disk-full", disk_full, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=8 << 20),
-    Scenario("read-only", read_only, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=64 << 20),
+    Scenario("disk-full", disk_full, events=4000, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=256 << 20),
+    Scenario("read-only", read_only, events=4000, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=256 << 20),
     Scenario(
         "big-records", just_run, events=1500, shape=_shape(strange=0.01, make_strange=big, strange_is_poison=True)
     ),

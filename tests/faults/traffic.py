@@ -50,6 +50,7 @@ class Shape:
     strange_is_poison: bool = False
     users: int = USERS_PER_PARTITION
     """Users in each partition; 0: every event has a user of its own."""
+    items: int = ITEMS
     aborted: float | None = None
     """Write in transactions, this share of which is aborted; None: without transactions."""
     keep_ahead: int = 400
@@ -66,7 +67,6 @@ class Traffic(threading.Thread):
         self._progress = progress
         self._draw = random.Random(seed)
         self._asked = threading.Event()
-        self.free = threading.Event()  # set: do not wait for the outputs any more
         self.sent = 0
         self.acked = 0
         self.failed: list[str] = []
@@ -98,9 +98,9 @@ class Traffic(threading.Thread):
         pause_s, due = self.shape.at_least_s / self.total, time.monotonic()
         for number in range(self.total):
             due = max(due + pause_s, time.monotonic())
-            while time.monotonic() < due and not self.free.is_set() and not self._asked.is_set():
+            while time.monotonic() < due and not self._asked.is_set():
                 self._producer.poll(0.002)
-            while self.sent - self._progress() > self.shape.keep_ahead and not self.free.is_set():
+            while self.sent - self._progress() > self.shape.keep_ahead:
                 self._producer.poll(0.01)
                 if self._asked.is_set():
                     return
@@ -145,7 +145,7 @@ class Traffic(threading.Thread):
         seconds = T0 + number
         event: dict[str, object] = {
             "user_id": user,
-            "item_id": draw.randrange(ITEMS),
+            "item_id": draw.randrange(self.shape.items),
             "event_type": draw.choice(("view", "buy")),
             "event_time": seconds,
             "event_id": number + 1,
