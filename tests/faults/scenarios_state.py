@@ -202,14 +202,20 @@ def _shape(**wanted: object) -> Callable[[], Shape]:
 
 LARGE = {"worker": {"batch_events": 256}, "history": {"max_users": 2000}}
 """Large micro-batches; and of many users only some are remembered."""
+OWN_DISK = {
+    "events": 4000,
+    "sections": {"snapshot": {"every_s": 0.3}},
+    "shape": _shape(at_least_s=30.0),
+    "disk_bytes": 256 << 20,
+}
 STATE_SCENARIOS = (
     Scenario("snapshots-damaged", snapshots_damaged, events=4000, sections={"snapshot": {"every_s": 0.3}}),
     Scenario("state-gone", all_state_gone),
     Scenario("poison-rare", just_run, shape=_shape(poison=0.001)),
     Scenario("poison", just_run, shape=_shape(poison=0.05)),
     Scenario("poison-all", all_poison, may_stop=True),
-    Scenario("disk-full", disk_full, events=4000, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=256 << 20),
-    Scenario("read-only", read_only, events=4000, sections={"snapshot": {"every_s": 0.3}}, disk_bytes=256 << 20),
+    Scenario("disk-full", disk_full, **OWN_DISK),
+    Scenario("read-only", read_only, **OWN_DISK),
     Scenario(
         "big-records", just_run, events=1500, shape=_shape(strange=0.01, make_strange=big, strange_is_poison=True)
     ),
