@@ -298,36 +298,32 @@ class MemoryStage:
         committed = self.log.committed(GROUP)
         return sum(self.log.end(tp) - committed.get(tp, 0) for tp in self.log.partitions(EVENTS))
 
-    def verdict(self, *, stopped_early: bool = False, replay: bool = True) -> Verdict:
-        """What the checker says."""
+    def evidence(self, *, stopped_early: bool = False) -> Evidence:
+        """What is there in the end, for the checker."""
         for fault in self.faults:
             fault.after = len(self._answered())
-        inputs = {(r.partition, r.offset): _seen(r) for r in self.log.records(EVENTS)}
         predictions, letters, journal = (
-            [_seen(record) for record in self.log.records(topic)]
-            for topic in ("predictions", "dead-letters", "journal")
+            [_seen(r) for r in self.log.records(topic)] for topic in ("predictions", "dead-letters", "journal")
         )
-        evidence = Evidence(
-            inputs,
-            [
-                *(answer_of(seen, "predictions") for seen in predictions),
-                *(answer_of(s, "dead_letters") for s in letters),
-            ],
+        answers = [answer_of(seen, "predictions") for seen in predictions]
+        answers += [answer_of(seen, "dead_letters") for seen in letters]
+        outputs = [tp for topic in OUTPUTS for tp in self.log.partitions(topic)]
+        return Evidence(
+            {(r.partition, r.offset): _seen(r) for r in self.log.records(EVENTS)},
+            answers,
             entries(journal),
             self.log.group,
             {seen.place: seen.value for seen in [*predictions, *letters, *journal]},
             "journal",
-            [
-                f"{tp}"
-                for topic in OUTPUTS
-                for tp in self.log.partitions(topic)
-                if self.log.stable_end(tp) < self.log.end(tp)
-            ],
+            [f"{tp}" for tp in outputs if self.log.stable_end(tp) < self.log.end(tp)],
             list(self.live.values()),
             self.faults,
             stopped_early,
         )
-        return check(evidence, self._compare if replay else None)
+
+    def verdict(self, *, stopped_early: bool = False, replay: bool = True) -> Verdict:
+        """What the checker says."""
+        return check(self.evidence(stopped_early=stopped_early), self._compare if replay else None)
 
     def _compare(self) -> tuple[int, list[str]]:
         compared, problems = 0, []
