@@ -208,7 +208,8 @@ class MemoryStage:
         """The group gives an instance up, as after a session timeout."""
         with self.fault(f"w{number} expired"):
             instance = f"w{number}"
-            self.log.leave(GROUP, instance, self.log._group(GROUP).members[instance][0])
+            member, _ = self.log._group(GROUP).members.get(instance, (0, ""))
+            self.log.leave(GROUP, instance, member)
 
     def zombie(self, number: int) -> None:
         """A second process of an instance starts; the first one wakes up and must be fenced."""
