@@ -67,7 +67,7 @@ def broker_pause_in_commit(run: Run) -> None:
 
 
 def input_truncated(run: Run) -> None:
-    """Retention passes the worker by: it stops with the reason, and goes on without those events where it may."""
+    """Retention passes the worker by: it stops with the reason, and begins a new lineage without those events where it may."""
     run.until(0.3)
     run.kill(0, again=False)
     with run.fault("input truncated") as fault:
@@ -78,7 +78,7 @@ def input_truncated(run: Run) -> None:
         run.wait(lambda: bool(run.workers.unwanted), "the worker stops")
         fault.struck = run.workers.unwanted.pop() == "w0 ended with 65"
     run.traffic.free.set()
-    run.cluster.sections = {**run.cluster.sections, "recovery": {"on_truncation": "earliest"}}
+    run.cluster.sections = {**run.cluster.sections, "recovery": {"on_truncation": "fresh"}}
     run.workers.start(0)
     run.wait(lambda: run.traffic.done, "all events written")
     run.wait(lambda: run.lag() == 0, "no lag")
@@ -121,7 +121,7 @@ BROKER_SCENARIOS = (
     Scenario("broker-kill", broker_kill),
     Scenario("broker-kill-in-commit", broker_kill_in_commit),
     Scenario("broker-pause-in-commit", broker_pause_in_commit),
-    Scenario("input-truncated", input_truncated, replay=False, may_stop=True),
+    Scenario("input-truncated", input_truncated, may_stop=True),
     Scenario("partitions-added", partitions_added),
     Scenario("end-txn-reply-lost", end_txn_reply_lost, broker=proxied_broker),
     Scenario("offsets-reply-lost", offsets_reply_lost, broker=proxied_broker),
