@@ -97,7 +97,7 @@ class Upkeep:
             return
         try:
             self._writer.snapshots.drop_all_but(1)
-        except StateError as error:  # the new one is the newest all the same
+        except (StateError, TransientError, AccessError) as error:  # the new one is the newest all the same
             log.warning("older snapshots were not removed", reason=str(error))
         trim(self._past, self.journal_partition, self._recovery.journal_offset)
         log.warning("a new lineage begins: the input does not hold what the former one needs", batch=self._parts.batch)
