@@ -155,10 +155,15 @@ class Parts:
         self.next_offsets[span.partition] = span.stop
 
     def begin(self, partition: TopicPartition, snapshot: Snapshot | None) -> None:
-        """Begin a partition's histories, from a snapshot that holds them or empty."""
+        """Begin a partition's histories, from a snapshot that holds them or empty; what was held before goes.
+
+        Raises StateError where the snapshot cannot be read, and has changed nothing then.
+        """
+        state = None if snapshot is None else snapshot.histories(partition)
+        self.drop(partition)
         self.histories.begin(partition)
-        if snapshot is not None:
-            self.histories.partitions[partition].load(snapshot.histories(partition))
+        if snapshot is not None and state is not None:
+            self.histories.partitions[partition].load(state)
             self.next_offsets[partition] = snapshot.positions[partition].next_offset
 
     def drop(self, partition: TopicPartition) -> None:
