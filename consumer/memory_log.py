@@ -181,7 +181,7 @@ class MemoryLog:
     def leave(self, group: str, instance: str, member: int) -> None:
         """Give the member's partitions to the others; nothing happens when it is no longer a member."""
         state = self._group(group)
-        if state.members.get(instance, (0, ""))[0] == member:
+        if instance in state.members and state.members[instance][0] == member:
             del state.members[instance]
             state.generation += 1
 

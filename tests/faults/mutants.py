@@ -86,13 +86,13 @@ def _no_hash_check() -> Undo:
 
 def _keep_before_commit() -> Undo:
     """Let the events become history before it is known that they are committed."""
-    judge, keep = Pipeline._judge, Parts.keep
+    outputs, keep = Pipeline._outputs, Parts.keep
 
-    def eager(pipeline: Any, batch: Any, considered: Any) -> None:
-        judge(pipeline, batch, considered)
+    def eager(pipeline: Any, considered: Any) -> Any:
         keep(pipeline.parts, considered)
+        return outputs(pipeline, considered)
 
-    return _replace(Pipeline, "_judge", eager)
+    return _replace(Pipeline, "_outputs", eager)
 
 
 def _no_journal() -> Undo:
