@@ -34,7 +34,13 @@ USERS, ITEMS, PARTITIONS = 1000, 2000, 2
 FULL_SPEED_EVENTS = 12_000
 IN_FLIGHT_S = 0.3
 BACK_S = 120.0
-PHASES = ("snapshot loaded", "journal redone", "partitions assigned")
+PHASES = {
+    "serving metrics and health": "process, libraries",
+    "snapshot loaded": "warm-up, broker, snapshot",
+    "journal redone": "journal",
+    "partitions assigned": "group",
+}
+"""What the worker says at the end of each phase, and its name."""
 
 
 class Trial:
@@ -117,10 +123,11 @@ def _phases(said: bytes, wall: float, whole: float) -> dict[str, float]:
     for line in said.splitlines():
         if line.startswith(b"{"):
             body = json.loads(line)
-            if body["message"] in PHASES and body["message"] not in found:
-                found[body["message"]] = datetime.fromisoformat(body["timestamp"]).timestamp() - wall
+            phase = PHASES.get(body["message"])
+            if phase is not None and phase not in found:
+                found[phase] = datetime.fromisoformat(body["timestamp"]).timestamp() - wall
     last, spent = 0.0, {}
-    for name, until in [*found.items(), ("first prediction", whole)]:
+    for name, until in [*found.items(), ("first micro-batch", whole)]:
         spent[name], last = until - last, until
     return spent
 
@@ -147,7 +154,8 @@ def main() -> int:
                 disturbance = "" if membership == "static" else "dynamic_member"
                 with trial(broker, folder, disturbance, given.every_s) as it:
                     seconds, spent = kills(it, share * most, given.kills, given.every_s, seed=1)
-                parts = {name: statistics.median(one.get(name, 0.0) for one in spent) for name in spent[0]}
+                names = [*PHASES.values(), "first micro-batch"]
+                parts = {name: statistics.median(one.get(name, 0.0) for one in spent) for name in names}
                 say(
                     f"{share:.0%} of it, {membership}: median {statistics.median(seconds):.2f} s, worst"
                     f" {max(seconds):.2f} s of {len(seconds)}; "

@@ -208,7 +208,7 @@ class MemoryStage:
         """The group gives an instance up, as after a session timeout."""
         with self.fault(f"w{number} expired"):
             instance = f"w{number}"
-            member, _ = self.log._group(GROUP).members.get(instance, (0, ""))
+            member, _ = self.log._group(GROUP).members.get(instance, (-1, ""))
             self.log.leave(GROUP, instance, member)
 
     def zombie(self, number: int) -> None:

@@ -159,5 +159,12 @@ WORKER_SCENARIOS = (
     Scenario("zombie-transaction", zombie_in_transaction, sections={"kafka": {"transaction_timeout_ms": 3000}}),
     Scenario("twins", twins),
     Scenario("join-leave", join_and_leave, partitions=8, events=4000, shape=lambda: Shape(at_least_s=26.0)),
-    Scenario("rolling-restart", rolling_restart, partitions=6, workers=3, events=4000),
+    Scenario(
+        "rolling-restart",
+        rolling_restart,
+        partitions=6,
+        workers=3,
+        events=4000,
+        sections={"kafka": {"session_timeout_ms": 30_000}},  # a start takes long on a machine that has other work
+    ),
 )

@@ -38,7 +38,6 @@ def fork_context() -> Any:
         [
             "consumer.run",
             "consumer.cli",
-            "torch._dynamo",
             "tests.faults.worker",
             *(f"tests.faults.{name}" for name in ("hooks", "mutants", "disturbances")),
         ]

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.faults import hooks, memory_stage
 from tests.faults.checker import INVARIANTS, check
+from tests.faults.disturbances import DISTURBANCES, disturbed
 from tests.faults.evidence import Evidence, Fault
 from tests.faults.memory_stage import MemoryStage
-from tests.faults.reader import Commit
+from tests.faults.mutants import MUTANTS
+from tests.faults.reader import Commit, GroupLog
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +138,29 @@ def test_each_invariant_can_break(sound, tamper, wanted):
 
 
 def test_a_state_that_differs_is_told():
-    verdict = check(Evidence({}, [], {}, _nothing(), {}, "journal"), lambda: (2, ["w0@3 worker: values differ"]))
+    verdict = check(Evidence({}, [], {}, GroupLog(), {}, "journal"), lambda: (2, ["w0@3 worker: values differ"]))
     assert verdict.counts["state≠replay"] == 1
 
 
-def _nothing():
-    from tests.faults.reader import GroupLog
+@pytest.mark.parametrize("points", [hooks.POINTS, memory_stage.POINTS, memory_stage.RECOVERY_POINTS])
+def test_every_point_is_a_method_that_exists(points):
+    assert all(callable(getattr(owner, name)) for owner, name, _ in points.values())
 
-    return GroupLog()
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_can_be_taken_back(mutant):
+    before = [getattr(owner, name) for owner, name, _ in hooks.POINTS.values()]
+    MUTANTS[mutant]()()
+    assert [getattr(owner, name) for owner, name, _ in hooks.POINTS.values()] == before
+
+
+@pytest.mark.parametrize("name", ["", *DISTURBANCES])
+def test_a_disturbance_ends(name):
+    from consumer.clock import SystemClock
+    from model.transformer import Transformer
+
+    before = SystemClock.now, Transformer._apply
+    with disturbed(name):
+        changed = (SystemClock.now, Transformer._apply) != before
+    assert (SystemClock.now, Transformer._apply) == before
+    assert changed == (name in {"clock_jumps", "nan_gradients"})
