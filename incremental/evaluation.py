@@ -10,7 +10,7 @@ from incremental.baselines import Baselines
 from incremental.drift import Detection, DriftMonitor, signals
 from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
 from incremental.prequential import Prequential
-from model.network import QUANTILES
+from model.gaps import QUANTILES
 from model.state import State
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Evaluation:
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
         types = {} if scores.type_p_BY is None else {OURS: _types(scores)} | types
-        times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
+        times = {} if scores.gap_quantiles_B3 is None else {OURS: _times(scores)} | times
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
         return Outcomes(observed.kind_B, items, emitted, types, times)
 
@@ -87,6 +87,7 @@ def _types(scores: Scores) -> TypeOutcomes:
 
 
 def _times(scores: Scores) -> TimeOutcomes:
+    assert scores.gap_quantiles_B3 is not None  # noqa: S101 - the caller has looked
     error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
     level: Float64 = np.array(QUANTILES)
     pinball_B = np.maximum(level * error_B3, (level - 1.0) * error_B3).mean(axis=1)

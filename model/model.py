@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from model.candidates import FIXED
+from model.gaps import Gaps
+from model.heads import Heads
 from model.item_statistics import ItemStatistics
 from model.mixture import Mixture
 from model.own_items import OwnItems
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from model.components import Memory, View
     from model.contexts import Contexts, Int64
+    from model.heads import HeadsView
     from model.own_items import OwnItemsView
     from model.settings import ModelSettings
     from model.transformer import TransformerView
@@ -53,6 +56,7 @@ class Views:
 
     transformer: TransformerView
     own_items: OwnItemsView
+    heads: HeadsView
     all: tuple[View, ...]
 
 
@@ -64,7 +68,9 @@ class Model:
         self.settings = settings
         self.items = Vocabulary(settings.max_items, settings.min_count)
         self.types = Vocabulary(settings.max_types, evict=False)
-        self.transformer = Transformer(settings, self.items, self.types, seed)
+        gaps = Gaps()
+        self.transformer = Transformer(settings, self.items, self.types, seed, gaps)
+        self.heads = Heads(settings, self.types, gaps)
         self.popularity = Popularity(self.items, settings.popularity_half_life_events)
         self.popularity_now = Popularity(self.items, settings.popularity_short_half_life_events, "popularity_now")
         self.own_items = OwnItems(self.items)
@@ -97,6 +103,7 @@ class Model:
             self.transitions,
             self.sessions,
             self.statistics,
+            self.heads,
         ]
 
     def views(self, contexts: Contexts) -> Views:
@@ -115,7 +122,8 @@ class Model:
             self.sessions.view(contexts, smoothing),
         )
         named = zip(COMPONENTS, views, strict=True)
-        return Views(transformer, own, tuple(view for name, view in named if name in self.mixture.names))
+        chosen = tuple(view for name, view in named if name in self.mixture.names)
+        return Views(transformer, own, self.heads.view(contexts, transformer), chosen)
 
     def count(self, contexts: Contexts, kept: Int64) -> None:
         """Let every memory that only counts learn from some events of a micro-batch, in stream order."""

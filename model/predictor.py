@@ -49,7 +49,7 @@ class Scores:
     type_B: Rows
     type_p_BY: Probability | None
     log_gap_B: Float64  # log(1 + seconds since the user's previous event), NaN where unknown
-    gap_quantiles_B3: Float64
+    gap_quantiles_B3: Float64 | None
     repeat_B: Bool
     support: int  # admitted items when the micro-batch was scored
     unknown: float  # the rate of items that are not admitted, as of then
@@ -94,8 +94,7 @@ class Predictor:
         views = self.model.views(contexts)
         proposals = [view.propose(self.model.settings.proposals) for view in views.all]
         ranking = self._rank(contexts, views, proposals, exclude_seen=exclude_seen)
-        type_p_QY = views.transformer.type_probabilities() if self.model.types.size > 1 else None
-        gap_Q3 = views.transformer.time_quantiles()
+        type_p_QY, gap_Q3 = views.heads.type_p_QY, views.heads.time_Q3
         scores = self._score(contexts, views, proposals, ranking, type_p_QY, gap_Q3, exclude_seen=exclude_seen)
         return scores, self._publish(contexts, ranking, type_p_QY, gap_Q3)
 
@@ -134,7 +133,7 @@ class Predictor:
         proposals: list[tuple[Rows, Probability]],
         ranking: _Ranking,
         type_p_QY: Probability | None,
-        gap_Q3: Float64,
+        gap_Q3: Float64 | None,
         *,
         exclude_seen: bool,
     ) -> Scores:
@@ -158,7 +157,7 @@ class Predictor:
             self.model.types.lookup(contexts.event_type_B),
             None if type_p_QY is None else type_p_QY[before],
             _log_gaps(contexts),
-            gap_Q3[before],
+            None if gap_Q3 is None else gap_Q3[before],
             repeat_B,
             self.model.items.size,
             self.model.unknown.rate,
@@ -200,11 +199,11 @@ class Predictor:
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)
 
     def _publish(
-        self, contexts: Contexts, ranking: _Ranking, type_p_QY: Probability | None, gap_Q3: Float64
+        self, contexts: Contexts, ranking: _Ranking, type_p_QY: Probability | None, gap_Q3: Float64 | None
     ) -> Predictions:
         after = contexts.after_B
         rows_BK = ranking.rows_QK[after]
-        seconds = np.maximum(np.expm1(np.clip(gap_Q3[after], 0.0, 25.0)), 0.0) if self.model.has_times else None
+        seconds = None if gap_Q3 is None or not self.model.has_times else np.expm1(gap_Q3[after])
         types = None if type_p_QY is None else type_p_QY[after]
         return Predictions(rows_BK, self.model.items.keys(rows_BK), ranking.p_QK[after], types, seconds)
 

@@ -7,8 +7,8 @@ from support import Worker, event, random_events, same_state
 from incremental.evaluation import Evaluation
 from incremental.outcomes import MISS
 from incremental.settings import EvaluationSettings
+from model.gaps import QUANTILES
 from model.model import COMPONENTS
-from model.network import QUANTILES
 
 
 def evaluated(events, *, baselines=True, settings=None, batch=16):

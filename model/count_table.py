@@ -1,0 +1,51 @@
+"""Counts of classes by a key, decayed, and smoothed towards the counts of all keys together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.state import State
+
+if TYPE_CHECKING:
+    from model.contexts import Float64, Int64
+    from model.smoothing import Probability
+
+HALF_LIFE_EVENTS = 20_000.0
+RENORMALISE_ABOVE = 1e6
+
+
+class CountTable:
+    """`keys` lines of `classes` counts; `strength`: how many events the counts of all keys are worth in each line."""
+
+    def __init__(self, keys: int, classes: int, strength: float) -> None:
+        self._counts = np.zeros((keys, classes))  # times the increment
+        self._increment = 1.0
+        self._strength = strength
+
+    def probabilities(self, keys_Q: Int64, overall_Y: Float64) -> Probability:
+        """Return p over the first classes, as many as `overall_Y` has, [Q, Y]."""
+        counts_QY = self._counts[keys_Q, : len(overall_Y)] / self._increment
+        total_Q1 = counts_QY.sum(axis=1, keepdims=True) + self._strength
+        p_QY: Probability = ((counts_QY + self._strength * overall_Y) / total_Q1).astype(np.float32)
+        return p_QY
+
+    def learn(self, keys_P: Int64, classes_P: Int64) -> None:
+        """Count events; those of one call weigh the same."""
+        self._increment *= 2.0 ** (len(keys_P) / HALF_LIFE_EVENTS)
+        np.add.at(self._counts, (keys_P, classes_P), self._increment)
+        if self._increment > RENORMALISE_ABOVE:
+            self._counts /= self._increment
+            self._increment = 1.0
+
+    def state(self) -> State:
+        """Return the lines in use."""
+        used = np.flatnonzero(self._counts.any(axis=1))
+        return State({"keys": used, "counts": self._counts[used].copy()}, {"increment": self._increment})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self._counts[:] = 0.0
+        self._counts[state.arrays["keys"]] = state.arrays["counts"]
+        self._increment = float(state.values["increment"])
