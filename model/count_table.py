@@ -1,4 +1,4 @@
-"""Counts of classes by a key, decayed, and smoothed towards the counts of all keys together."""
+"""Counts of classes by a key, decayed, and smoothed towards what is known without the key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from model.state import State
 
 if TYPE_CHECKING:
-    from model.contexts import Float64, Int64
+    import numpy.typing as npt
+
+    from model.contexts import Int64
     from model.smoothing import Probability
 
 HALF_LIFE_EVENTS = 20_000.0
@@ -17,18 +19,18 @@ RENORMALISE_ABOVE = 1e6
 
 
 class CountTable:
-    """`keys` lines of `classes` counts; `strength`: how many events the counts of all keys are worth in each line."""
+    """`keys` lines of `classes` counts; `strength`: how many events the prior is worth in each line."""
 
     def __init__(self, keys: int, classes: int, strength: float) -> None:
         self._counts = np.zeros((keys, classes))  # times the increment
         self._increment = 1.0
         self._strength = strength
 
-    def probabilities(self, keys_Q: Int64, overall_Y: Float64) -> Probability:
-        """Return p over the first classes, as many as `overall_Y` has, [Q, Y]."""
-        counts_QY = self._counts[keys_Q, : len(overall_Y)] / self._increment
+    def probabilities(self, keys_Q: Int64, prior_QY: npt.NDArray[np.floating]) -> Probability:
+        """Return p over the first classes, as many as the prior [Y] or [Q, Y] has, [Q, Y]."""
+        counts_QY = self._counts[keys_Q, : prior_QY.shape[-1]] / self._increment
         total_Q1 = counts_QY.sum(axis=1, keepdims=True) + self._strength
-        p_QY: Probability = ((counts_QY + self._strength * overall_Y) / total_Q1).astype(np.float32)
+        p_QY: Probability = ((counts_QY + self._strength * prior_QY) / total_Q1).astype(np.float32)
         return p_QY
 
     def learn(self, keys_P: Int64, classes_P: Int64) -> None:

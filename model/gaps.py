@@ -26,6 +26,8 @@ CELL = 0.01
 WIDTH = CELLS * CELL
 HALF_LIFE_EVENTS = 20_000.0
 PRIOR_EVENTS = 1.0
+LEAST = 1e-6
+"""Events that every cell has at least: no bin is impossible."""
 
 Floats = npt.NDArray[np.floating]
 
@@ -47,7 +49,7 @@ class Gaps:
     name = "gaps"
 
     def __init__(self) -> None:
-        self._counts = np.full((BINS, CELLS), 1e-3)
+        self._counts = np.full((BINS, CELLS), LEAST)
         self._counts[:, 0] += PRIOR_EVENTS * _prior()
 
     def share(self) -> Float64:

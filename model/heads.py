@@ -21,7 +21,7 @@ from model.stack import Stack, logarithms
 from model.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
 BUCKETS = 8
 """Of the length of a history, as `model.mixture` cuts it."""
-TYPES_IN_TABLES = 65
-"""Event types that the tables of times tell apart; later ones share the last line."""
+TYPES_IN_TABLES = 9
+"""Event types that the tables of times tell apart, none among them; later ones share the last line."""
 TYPE_STRENGTH, TIME_STRENGTH = 5.0, 10.0
+TYPE_RATE, TIME_RATE = 4e-3, 2e-3
+"""Learning rates of the stacks."""
 OWN_STRENGTH = 3.0
 LEAST = 1e-9
 
@@ -54,14 +56,15 @@ class HeadView:
 
 
 class Head:
-    """Tables by name with their keys, a stack and a mixture. Expert order: network, tables, `more`, stack."""
+    """Tables by name with their keys, a stack and a mixture. Expert order: network, tables, `more`, stack.
 
-    def __init__(
-        self, tables: Mapping[str, int], more: Sequence[str], classes: int, inputs: int, strength: float
-    ) -> None:
-        self._tables = {name: CountTable(keys, classes, strength) for name, keys in tables.items()}
+    The first table is smoothed towards the classes of the whole stream, the others towards the first.
+    """
+
+    def __init__(self, tables: Mapping[str, CountTable], more: Sequence[str], stack: Callable[[int], Stack]) -> None:
+        self._tables = tables
         names = ["network", *tables, *more]
-        self._stack = Stack(len(names), inputs, classes)
+        self._stack = stack(len(names))
         self.mixture = Mixture([*names, "stack"])
 
     def view(
@@ -73,7 +76,9 @@ class Head:
         x_QF: Tensor,
     ) -> HeadView:
         """Ask every expert about every state."""
-        counted = (table.probabilities(keys[name], overall_Y) for name, table in self._tables.items())
+        counted: list[Probability] = []
+        for name, table in self._tables.items():
+            counted.append(table.probabilities(keys[name], counted[0] if counted else overall_Y))
         p_EQY = np.stack([network_QY, *counted, *more])
         log_EQY = logarithms(p_EQY)
         stack_QY = self._stack.probabilities(log_EQY, x_QF)
@@ -123,15 +128,19 @@ class Heads:
         self._epsilon = settings.epsilon
         rows = settings.max_types + 1
         self._all_types = CountTable(1, rows, 1.0)
-        self._type = Head({"after_type": rows, "after_run": rows * RUNS}, ("own_types",), rows, 0, TYPE_STRENGTH)
-        lines = {
+        keys = {"after_type": rows, "after_run": rows * RUNS}
+        tables = {name: CountTable(lines, rows, TYPE_STRENGTH) for name, lines in keys.items()}
+        self._type = Head(tables, ("own_types",), lambda experts: Stack(experts, 0, rows, TYPE_RATE))
+        keys = {
             "after_type": TYPES_IN_TABLES,
-            "type_and_gap": TYPES_IN_TABLES * STEPS,
-            "gap_and_mean": STEPS * STEPS,
-            "mean_and_length": STEPS * BUCKETS,
-            "hour": HOURS,
+            "gap": TYPES_IN_TABLES * STEPS,
+            "gap_and_mean": TYPES_IN_TABLES * STEPS * STEPS,
+            "mean_and_length": TYPES_IN_TABLES * STEPS * BUCKETS,
+            "hour": TYPES_IN_TABLES * HOURS,
         }
-        self._time = Head(lines, (), BINS, settings.dim + INPUTS, TIME_STRENGTH)
+        tables = {name: CountTable(lines, BINS, TIME_STRENGTH) for name, lines in keys.items()}
+        inputs = settings.dim + INPUTS
+        self._time = Head(tables, (), lambda experts: Stack(experts, inputs, BINS, TIME_RATE))
 
     def view(self, contexts: Contexts, transformer: TransformerView) -> HeadsView:
         """Look at a micro-batch; a head that the stream does not feed is left out."""
@@ -156,10 +165,10 @@ class Heads:
         type_Q, (last_Q, _, mean_Q) = np.minimum(beat.type_Q, TYPES_IN_TABLES - 1), beat.steps.T
         keys = {
             "after_type": type_Q,
-            "type_and_gap": type_Q * STEPS + last_Q,
-            "gap_and_mean": last_Q * STEPS + mean_Q,
-            "mean_and_length": mean_Q * BUCKETS + beat.bucket_Q,
-            "hour": beat.hour_Q,
+            "gap": type_Q * STEPS + last_Q,
+            "gap_and_mean": (type_Q * STEPS + last_Q) * STEPS + mean_Q,
+            "mean_and_length": (type_Q * STEPS + mean_Q) * BUCKETS + beat.bucket_Q,
+            "hour": type_Q * HOURS + beat.hour_Q,
         }
         x_QF = torch.cat([transformer.h_QD, torch.from_numpy(beat.inputs())], dim=1)
         return self._time.view(transformer.time_probabilities(), keys, [], self.gaps.share(), x_QF)

@@ -41,6 +41,7 @@ class Scores:
 
     target_B: Rows
     rank_B: Int32
+    top_p_B: Float64  # what the first of the list was given; 0: the list was empty
     log_prob_B: Float64
     p_BM: Float64
     rank_MB: tuple[Int32, ...]
@@ -149,6 +150,7 @@ class Predictor:
         return Scores(
             target_B,
             rank_B,
+            ranking.p_QK[before, 0].astype(np.float64),
             np.log(self._probability(ranking, before, target_B, column_B, p_BM, buckets)),
             p_BM.astype(np.float64),
             tuple(rank_in(rows[before], target_B) for rows in seen_QK),

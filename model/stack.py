@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from model.smoothing import Probability
 
 BETAS = (0.9, 0.999)
-LEARNING_RATE = 4e-3
 LOG_FLOOR = 1e-6
 
 
 class Stack:
     """Weights of the experts, of the inputs (from nothing) and of the classes."""
 
-    def __init__(self, experts: int, inputs: int, classes: int) -> None:
+    def __init__(self, experts: int, inputs: int, classes: int, learning_rate: float) -> None:
+        self._learning_rate = learning_rate
         self._experts = torch.full((experts,), 1.0 / experts)
         self._inputs, self._bias = torch.zeros(inputs, classes), torch.zeros(classes)
         self._optimizer = Adam([self._experts, self._inputs, self._bias], BETAS)
@@ -54,7 +54,7 @@ class Stack:
         self._inputs.grad, self._bias.grad = torch.zeros_like(self._inputs), torch.zeros_like(self._bias)
         self._inputs.grad[:, :classes] = x_PF.T @ slope_PY
         self._bias.grad[:classes] = slope_PY.sum(dim=0)
-        self._optimizer.step(LEARNING_RATE)
+        self._optimizer.step(self._learning_rate)
         return True
 
     def _scores(self, log_EQY: Tensor, x_QF: Tensor) -> Tensor:
