@@ -81,9 +81,9 @@ class Gaps:
 
 
 def _prior() -> Float64:
-    """Before anything is known: a third at once, half within a minute, little beyond a month."""
+    """Before anything is known: half at once, and the longer the rarer."""
     weight = np.concatenate([[0.0], 1.0 / (1.0 + np.arange(BINS - 1))])
-    return np.where(np.arange(BINS) == 0, 0.34, 0.66 * weight / weight.sum())
+    return np.where(np.arange(BINS) == 0, 0.5, 0.5 * weight / weight.sum())
 
 
 def _quantile(below_QB: Float64, level: float, steps: Float64) -> Float64:
