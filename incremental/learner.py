@@ -123,6 +123,7 @@ class Learner:
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        model.calibrator.learn(scores.top_raw_B[kept], scores.rank_B[kept] == 0)
         types = model.types.lookup(contexts.event_type_B[kept]).astype(np.int64)
         model.heads.learn(
             scores.views.heads,

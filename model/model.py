@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from model.calibrator import Calibrator
 from model.candidates import FIXED
 from model.gaps import Gaps
 from model.heads import Heads
@@ -83,6 +84,7 @@ class Model:
         self.mixture = Mixture(names)
         self.summits = [names.index(name) for name in SUMMITS if name in names]
         self.ranker = Ranker(len(names) + 1 + FIXED, len(names), seed)
+        self.calibrator = Calibrator()
         self.unknown = UnknownRate()
         self.has_times = False
 
@@ -153,6 +155,7 @@ class Model:
         state.put("unknown", self.unknown.state())
         state.put("mixture", self.mixture.state())
         state.put("ranker", self.ranker.state())
+        state.put("calibrator", self.calibrator.state())
         for memory in self.memories:
             state.put(memory.name, memory.state())
         return state
@@ -165,5 +168,6 @@ class Model:
         self.unknown.load(state.take("unknown"))
         self.mixture.load(state.take("mixture"))
         self.ranker.load(state.take("ranker"))
+        self.calibrator.load(state.take("calibrator"))
         for memory in self.memories:
             memory.load(state.take(memory.name))

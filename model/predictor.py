@@ -4,7 +4,7 @@ For every state each component proposes candidates; their union is scored by all
 That order is what is published, so it is also what the evaluation ranks: a target outside the union is a miss. One
 distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
 rest, p(i) = pi * softmax of the ranker on the candidates, and (1 - pi) * mixture(i) / mixture(not candidates) on the
-other admitted items.
+other admitted items. What the first of a list is given is calibrated (`model.calibrator`) at the cost of its rivals.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Scores:
     target_B: Rows
     rank_B: Int32
     top_p_B: Float64  # what the first of the list was given; 0: the list was empty
+    top_raw_B: Float64  # the same before it was calibrated
     log_prob_B: Float64
     p_BM: Float64
     rank_MB: tuple[Int32, ...]
@@ -82,6 +83,7 @@ class _Ranking:
     p_QC: Probability
     rows_QK: Rows
     p_QK: Probability
+    first_Q: Float64  # of the first of the list, before it was calibrated
 
 
 class Predictor:
@@ -112,9 +114,25 @@ class Predictor:
         left_out = rows_QC == UNKNOWN
         if exclude_seen:
             left_out |= views.own_items.holds(states, rows_QC)
-        best, p = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
-        rows = np.take_along_axis(rows_QC, best, axis=1)
-        return _Ranking(candidates, covered_Q, p_QC, np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
+        best_QK, p_QK = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
+        rows_QK = np.where(p_QK > 0, np.take_along_axis(rows_QC, best_QK, axis=1), UNKNOWN)
+        p_QK = np.maximum(p_QK, 0.0)
+        first_Q = self._calibrate(p_QC, p_QK, best_QK[:, 0], covered_Q)
+        return _Ranking(candidates, covered_Q, p_QC, rows_QK, p_QK, first_Q)
+
+    def _calibrate(self, p_QC: Probability, p_QK: Probability, first_column_Q: Int64, covered_Q: Float64) -> Float64:
+        """Correct, in place, what the first of each list is given and what that leaves to the others.
+
+        Returns what it was given before.
+        """
+        first_Q = p_QK[:, 0].astype(np.float64)
+        given_Q, factor_Q = self.model.calibrator.correct(first_Q, p_QK[:, 1].astype(np.float64), covered_Q)
+        p_QC *= factor_Q[:, None].astype(np.float32)
+        p_QK *= factor_Q[:, None].astype(np.float32)
+        p_QK[:, 0] = np.where(first_Q > 0.0, np.maximum(given_Q.astype(np.float32), p_QK[:, 1]), 0.0)
+        lines = np.flatnonzero(first_Q > 0.0)
+        p_QC[lines, first_column_Q[lines]] = p_QK[lines, 0]
+        return first_Q
 
     def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
         model, states = self.model, np.arange(contexts.states)
@@ -151,6 +169,7 @@ class Predictor:
             target_B,
             rank_B,
             ranking.p_QK[before, 0].astype(np.float64),
+            ranking.first_Q[before],
             np.log(self._probability(ranking, before, target_B, column_B, p_BM, buckets)),
             p_BM.astype(np.float64),
             tuple(rank_in(rows[before], target_B) for rows in seen_QK),
