@@ -189,7 +189,19 @@ def render_table(summary: Mapping[str, Any]) -> RenderableType:
     tables += [_table(head.replace("_", " "), table) for head, table in summary["heads"].items()]
     speed = f"{summary['speed']['events_per_s']:,.0f} events/s, {summary['speed']['total_s']:.1f} s in all"
     rejected = [f"rejected: {reason} {count:,}" for reason, count in summary["rejected"].items()]
-    return Group(counts, *tables, "\n".join([speed, *rejected]))
+    return Group(counts, *tables, "\n".join([*_calibration_lines(summary["calibration"]), speed, *rejected]))
+
+
+def _calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
+    """Return one line where there is something to say."""
+    parts = [
+        f"{head.replace('_', ' ')} {calibration[head]['ece']:.4f}"
+        for head in ("item", "event_type")
+        if head in calibration
+    ]
+    times = [f"{name} {share:.1%}" for name, share in calibration.get("next_event_s", {}).items()]
+    lines = [f"calibration error: {', '.join(parts)}"] if parts else []
+    return lines + ([f"times covered: {', '.join(times)}"] if times else [])
 
 
 def _table(title: str, methods: Mapping[str, Mapping[str, float]]) -> Table:

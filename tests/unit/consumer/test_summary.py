@@ -102,7 +102,15 @@ def test_the_table_shows_every_method_and_stars_the_best():
     assert "512 events, 40 users, 90 items" in text
     row = next(line for line in text.splitlines() if "tidemill" in line)
     assert f"{made['metrics']['tidemill']['hr@10']:.4f}*" in row
-    for word in ("markov", "recent_popularity", "event type", "next event s", "rejected: not_json 2"):
+    for word in (
+        "calibration error: item",
+        "times covered: p10",
+        "markov",
+        "recent_popularity",
+        "event type",
+        "next event s",
+        "rejected: not_json 2",
+    ):
         assert word in text
 
 
