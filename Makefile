@@ -37,8 +37,8 @@ bench: $(STAMP) ## what exactly-once and snapshots cost; figures are kept in tes
 soak: $(STAMP) ## faults on a real broker, all of them, with many events each; hours
 	$(BIN)/python -m tests.faults --long $(ARGS)
 
-lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
+lock: $(STAMP) ## write requirements.lock anew from pyproject.toml, without the extras for object stores
+	$(BIN)/uv pip compile pyproject.toml --extra demo --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
 
 clean: ## remove .venv and all caches
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

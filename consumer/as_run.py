@@ -15,7 +15,7 @@ from consumer.begin import begin_from
 from consumer.errors import StateError
 from consumer.journal import Journal
 from consumer.ports import TopicPartition
-from consumer.recovery import redo
+from consumer.redo import InputAgain, redo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ class AsRun:
     """What to replay: up to micro-batch `to_batch` (None: the journal's end), from `init` where the lineage did."""
 
     to_batch: int | None = None
-    init: Path | None = None
+    init: str | Path | None = None
 
 
 def replay_as_run(
@@ -67,20 +67,12 @@ def replay_as_run(
     last = max(last, parts.batch)
     if wanted.to_batch is not None and not parts.batch <= wanted.to_batch <= last:
         raise StateError(f"there is no state of micro-batch {wanted.to_batch}: there are {parts.batch} to {last}")
-    count = 0
+    count, again = 0, InputAgain(past, settings.recovery.on_truncation)
     for journaled in journal.after(parts.batch):
         entry = journaled.entry
         if wanted.to_batch is not None and entry.batch > wanted.to_batch:
             break
-        considered = redo(
-            entry,
-            parts,
-            past,
-            snapshots,
-            NoMembership(),
-            skip=entry.batch in skipped,
-            truncation=settings.recovery.on_truncation,
-        )
+        considered = redo(entry, parts, again, snapshots, NoMembership(), skip=entry.batch in skipped)
         count += 1
         if after_each is not None:
             after_each(considered)
@@ -116,7 +108,7 @@ def _readable(snapshots: Snapshots) -> Iterator[Snapshot]:
             yield snapshot
 
 
-def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: Path | None) -> None:
+def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: str | Path | None) -> None:
     begun_from = next(iter(journal.everything())).entry.begun_from
     if begun_from is None and init is not None:
         raise StateError("this lineage began cold: leave --init away")

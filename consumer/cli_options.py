@@ -46,8 +46,8 @@ FromBeginning = Annotated[
     bool, typer.Option("--from-beginning", help="Begin at the earliest record where nothing else says where.")
 ]
 Init = Annotated[
-    Path | None,
-    typer.Option("--init", metavar="DIR", help="Begin a new lineage from this state (see replay --save)."),
+    str | None,
+    typer.Option("--init", metavar="DIR", help="Begin a new lineage from this state (see replay --save); also a URL."),
 ]
 
 

@@ -43,7 +43,9 @@ def replay_command(
     seed: Annotated[int | None, typer.Option(min=0, help="Sets worker.seed.")] = None,
     json: options.Json = None,
     report: options.Report = None,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Save the state at the end.")] = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Save the state at the end; a folder or a URL.")
+    ] = None,
     init: options.Init = None,
     as_run: Annotated[
         bool,

@@ -20,7 +20,8 @@ DIFFERENT = 1
 snapshot_app = typer.Typer(help="Look at the snapshots of a worker, compare two, or leave out a micro-batch.")
 
 Dir = Annotated[
-    Path | None, typer.Option("--dir", metavar="DIR", help="The state folder, where it is not that of the settings.")
+    str | None,
+    typer.Option("--dir", metavar="DIR", help="The state folder, or its URL, where it is not that of the settings."),
 ]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="lineage/snapshot-…, as ls prints it, or a path to such a folder.")
@@ -43,7 +44,7 @@ def ls(*, config: options.Config = None, sets: options.Sets = None, folder: Dir 
             print(f"{name}  DAMAGED  {snapshot}")
             continue
         size = f"{snapshot.size_bytes():,} bytes"
-        print(f"{name}  whole  {size}, {_age(place, name)} old, micro-batch {snapshot.batch}, {_positions(snapshot)}")
+        print(f"{name}  whole  {size}, {_age(snapshot)} old, micro-batch {snapshot.batch}, {_positions(snapshot)}")
     return StateError.exit_code if damaged else 0
 
 
@@ -119,8 +120,8 @@ def skip(
 
     What was published for it stays. The worker must be stopped; a recovery that comes to its end forgets the order.
     """
-    from consumer.recovery import skip_in_next_recovery
-    from consumer.state_store import FolderStore
+    from consumer.redo_marker import skip_in_next_recovery
+    from consumer.state_store import open_store
 
     settings = _settings(config, sets)
     place, lineage = _place(settings, folder), settings.kafka.instance
@@ -128,7 +129,7 @@ def skip(
     newest = max((snapshot.batch for snapshot in _own(snapshots)), default=0)
     if batch <= newest:
         raise UsageError(f"micro-batch {batch} is in the snapshot of micro-batch {newest} and will not be redone")
-    skip_in_next_recovery(FolderStore(place), lineage, batch)
+    skip_in_next_recovery(open_store(place), lineage, batch)
     print(f"micro-batch {batch} of {lineage} will be skipped at the next start")
 
 
@@ -136,27 +137,34 @@ def _settings(config: Path | None, sets: list[str] | None) -> Settings:
     return options.Shared(config, sets=sets).settings()
 
 
-def _place(settings: Settings, folder: Path | None) -> Path:
+def _place(settings: Settings, folder: str | None) -> str:
+    from consumer.state_store import is_url
+
     place = folder or settings.snapshot.dir
-    if not place.is_dir():
+    if not is_url(place) and not Path(place).is_dir():
         raise UsageError(f"{place}: there is no such folder; name one with --dir")
     return place
 
 
-def _snapshots(settings: Settings, place: Path) -> Snapshots:
+def _snapshots(settings: Settings, place: str) -> Snapshots:
     from consumer.describe_settings import identity
     from consumer.snapshots import Snapshots
-    from consumer.state_store import FolderStore
+    from consumer.state_store import open_store
 
-    store = FolderStore(place, read_only=True)
+    store = open_store(place, read_only=True)
     return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
 
 
-def _open(name: str, settings: Settings, folder: Path | None) -> Snapshot:
-    """Open by path, or by name in the state folder. Raises UsageError where there is none of that name."""
+def _open(name: str, settings: Settings, folder: str | None) -> Snapshot:
+    """Open by path or URL, or by name in the state folder. Raises UsageError where there is none of that name."""
+    from consumer.state_store import is_url
+
     path = Path(name).resolve()
-    if path.is_dir():
-        place, name = path.parent.parent, f"{path.parent.name}/{path.name}"
+    if is_url(name):
+        place, lineage, last = name.rstrip("/").rsplit("/", 2)
+        name = f"{lineage}/{last}"
+    elif path.is_dir():
+        place, name = str(path.parent.parent), f"{path.parent.name}/{path.name}"
     else:
         place, name = _place(settings, folder), name.rstrip("/")
     snapshots = _snapshots(settings, place)
@@ -179,12 +187,12 @@ def _own(snapshots: Snapshots) -> Iterator[Snapshot]:
     return (snapshot for snapshot in found if not isinstance(snapshot, StateError))
 
 
-def _age(place: Path, name: str) -> str:
-    """Since the manifest was written, as the file system says."""
+def _age(snapshot: Snapshot) -> str:
+    """Since the manifest was written, as the store says."""
     from consumer.ages import age_text
     from consumer.clock import SystemClock
 
-    return age_text(SystemClock().now() - (place / name / "manifest.json").stat().st_mtime)
+    return age_text(SystemClock().now() - snapshot.written_at())
 
 
 def _positions(snapshot: Snapshot) -> str:

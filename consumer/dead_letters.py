@@ -6,9 +6,12 @@ from collections import Counter, deque
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from consumer.decode import OVERSIZE, Rejected
 from consumer.errors import TooManyBadEvents
 from consumer.ports import Headers, Output, Record
+from model.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,23 +54,25 @@ def emptied(output: Output) -> Output:
     return output._replace(key=key, value=b"", headers=(*headers, *what))
 
 
-def accepted_flags(records: Iterable[Record], rejected: Sequence[Rejected]) -> list[bool]:
-    """Return for each record whether it was accepted; `rejected` are those that were not, in the same order."""
-    flags: list[bool] = []
+def reasons_of(records: Iterable[Record], rejected: Sequence[Rejected]) -> list[str | None]:
+    """Return for each record why it was rejected, None where it was accepted; `rejected` are in the same order."""
+    reasons: list[str | None] = []
     left = iter(rejected)
     bad = next(left, None)
     for record in records:
-        is_bad = bad is not None and record is bad.record
-        flags.append(not is_bad)
-        if is_bad:
+        if bad is not None and record is bad.record:
+            reasons.append(bad.error.reason)
             bad = next(left, None)
-    return flags
+        else:
+            reasons.append(None)
+    return reasons
 
 
 class DeadLetterLimit:
     """Watches how many of the latest records were rejected.
 
-    The share is judged once `bad_window` records were seen, so a bad record at the start stops nothing.
+    The share is judged once `bad_window` records were seen, so a bad record at the start stops nothing. What was seen
+    is part of the worker's state: one that is started again stops at the same record.
     """
 
     def __init__(self, settings: InputSettings) -> None:
@@ -76,27 +81,40 @@ class DeadLetterLimit:
         self._bad = 0
         self._window: deque[str | None] = deque(maxlen=settings.bad_window)  # the reason, None for an accepted record
 
-    def copy(self) -> DeadLetterLimit:
-        """Return one that has seen the same records."""
-        other = DeadLetterLimit(self._settings)
-        other._run, other._bad, other._window = self._run, self._bad, self._window.copy()
-        return other
+    def check(self, reasons: Iterable[str | None]) -> None:
+        """Raise TooManyBadEvents where the run or the share would pass its limit; changes nothing."""
+        ahead = DeadLetterLimit(self._settings)
+        ahead._run, ahead._bad, ahead._window = self._run, self._bad, self._window.copy()
+        for reason in reasons:
+            ahead._add(reason)
+            ahead._judge()
 
-    def observe(self, accepted: Iterable[bool], reasons: Iterable[str] = ()) -> None:
-        """Take in records in order: whether each was accepted, and the reasons of those that were not.
+    def observe(self, reasons: Iterable[str | None]) -> None:
+        """Take in records in order: why each was rejected, None where it was accepted."""
+        for reason in reasons:
+            self._add(reason)
 
-        Raises TooManyBadEvents where the run or the share passes its limit.
-        """
-        given = iter(reasons)
-        for is_accepted in accepted:
-            self._add(None if is_accepted else next(given, "unknown"))
-            if self._run >= self._settings.max_bad_run:
-                raise TooManyBadEvents(f"{self._run} records in a row were rejected, {self._advice('max_bad_run')}")
-            if self._bad > self._settings.max_bad_share * self._settings.bad_window and self._is_full():
-                raise TooManyBadEvents(
-                    f"{self._bad} of the latest {len(self._window)} records were rejected,"
-                    f" {self._advice('max_bad_share')}"
-                )
+    def state(self) -> State:
+        """Return what was seen: the run, and the window as codes of reasons, 0 for an accepted record."""
+        names = sorted({reason for reason in self._window if reason is not None})
+        codes = {None: 0} | {name: code for code, name in enumerate(names, start=1)}
+        window = np.array([codes[reason] for reason in self._window], np.int16)
+        return State({"window": window}, {"run": self._run, "reasons": names})
+
+    def load(self, state: State) -> None:
+        """Become what `state` has returned; a shorter `bad_window` keeps the latest of it."""
+        names = [None, *state.values["reasons"]]
+        self._run = int(state.values["run"])
+        self._window = deque((names[code] for code in state.arrays["window"]), maxlen=self._settings.bad_window)
+        self._bad = sum(reason is not None for reason in self._window)
+
+    def _judge(self) -> None:
+        if self._run >= self._settings.max_bad_run:
+            raise TooManyBadEvents(f"{self._run} records in a row were rejected, {self._advice('max_bad_run')}")
+        if self._is_full() and self._bad > self._settings.max_bad_share * self._settings.bad_window:
+            raise TooManyBadEvents(
+                f"{self._bad} of the latest {len(self._window)} records were rejected, {self._advice('max_bad_share')}"
+            )
 
     def _add(self, reason: str | None) -> None:
         if self._is_full() and self._window[0] is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from consumer.errors import Aborted, Fenced, InputTruncated, LostPartitions, StateError, TransientError, UnknownOutcome
+from consumer.errors import Aborted, Fenced, InputTruncated, LostPartitions, TransientError, UnknownOutcome
 from consumer.memory_log import Fault, Membership, MemoryLog, Transaction
 from consumer.ports import Batch, Clock, OffsetRange, Output, PollLimits, Record, TopicPartition
 from consumer.sink_rules import OutputTooLarge
@@ -28,6 +28,7 @@ class MemorySource:
     """A static member of a consumer group on one topic.
 
     With `until_end` it is drained once every assigned partition has reached the end it had when it was assigned.
+    With `skips_gone` it goes on behind what the log no longer holds, as Kafka's does by `recovery.on_truncation`.
     A `clock` makes an empty poll wait its `max_wait_s`; without one it returns at once.
     """
 
@@ -40,9 +41,11 @@ class MemorySource:
         instance: str = "tidemill-0",
         auto_offset_reset: Literal["earliest", "latest"] = "earliest",
         until_end: bool = False,
+        skips_gone: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._log = log
+        self._skips_gone = skips_gone
         self._group = group
         self._instance = instance
         self._reset = auto_offset_reset
@@ -57,7 +60,7 @@ class MemorySource:
         self._closed = False
 
     def poll(self, limits: PollLimits) -> Batch:
-        """Return the next micro-batch. Also raises Fenced, and StateError where the log no longer holds the position."""
+        """Return the next micro-batch. Also raises Fenced, and InputTruncated where the log no longer holds the position."""
         if self._log.fault((Fault.POLL_ERROR,)):
             raise TransientError("injected: the broker asks to try again")
         owner = self._log.membership(self._group, self._instance, self._member)
@@ -65,6 +68,7 @@ class MemorySource:
             self._assigned(owner.generation)
         if self._held:
             return Batch((), (), frozenset(self._position), owner)
+        self._let_go()
         read = {tp: self._read(tp, limit) for tp, limit in self._shares(limits.max_records)}
         ranges = tuple(
             r for tp in sorted(read) if (r := OffsetRange(tp, self._position[tp], read[tp][1])).start < r.stop
@@ -113,6 +117,11 @@ class MemorySource:
         self._position = {tp: committed.get(tp, begin(tp)) for tp in partitions}
         self._target = {tp: self._target.get(tp, self._log.stable_end(tp)) for tp in partitions}
 
+    def _let_go(self) -> None:
+        """Go to the first offset that is still held, where the settings let go of what lies before it."""
+        if self._skips_gone:
+            self._position = {tp: max(at, self._log.start(tp)) for tp, at in self._position.items()}
+
     def _shares(self, max_records: int) -> list[tuple[TopicPartition, int]]:
         """How many records to take from each partition; the first to take from moves on, so that none starves."""
         partitions = sorted(self._position)
@@ -127,7 +136,7 @@ class MemorySource:
 
     def _read(self, tp: TopicPartition, limit: int) -> tuple[list[Record], int]:
         if self._position[tp] < self._log.start(tp):
-            raise StateError(f"{tp.topic}-{tp.partition} no longer holds offset {self._position[tp]}")
+            raise InputTruncated(f"{tp.topic}-{tp.partition} no longer holds offset {self._position[tp]}")
         return self._log.read(tp, self._position[tp], limit)
 
 
@@ -197,7 +206,7 @@ class MemorySink:
         try:
             self._write(outputs, self._open)
             _fail_before_the_end(fault)
-            self._store(batch)
+            self._store(batch, self._open)
         except UnknownOutcome:
             self._open = None
             raise
@@ -210,7 +219,7 @@ class MemorySink:
     def _commit_at_least_once(self, outputs: Sequence[Output], batch: Batch, fault: Fault | None) -> None:
         self._write(outputs, None)
         _fail_before_the_end(fault)
-        self._store(batch)
+        self._store(batch, None)
         _fail_after_the_end(fault)
 
     def _write(self, outputs: Sequence[Output], transaction: Transaction | None) -> None:
@@ -228,10 +237,10 @@ class MemorySink:
                 transaction=transaction,
             )
 
-    def _store(self, batch: Batch) -> None:
+    def _store(self, batch: Batch, transaction: Transaction | None) -> None:
         if batch.ranges:
             owner: Membership = batch.owner
-            self._log.commit(owner, {r.partition: r.stop for r in batch.ranges})
+            self._log.commit(owner, {r.partition: r.stop for r in batch.ranges}, transaction)
 
     def _end(self, state: Literal["committed", "aborted"]) -> None:
         if self._open is not None:

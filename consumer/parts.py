@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.dead_letters import DeadLetterLimit
+from consumer.dead_letters import DeadLetterLimit, reasons_of
 from consumer.decode import Decoder
 from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
+from consumer.sound import require_sound_predictions, require_sound_state
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from model.model import Model
@@ -54,11 +55,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """A micro-batch before its commit: what it says, and what will be learned. `scored` is None without events."""
+    """A micro-batch before its commit: what it says, and what will be learned. `scored` is None without events.
+
+    `reasons` say of each record why it was rejected, None where it was accepted.
+    """
 
     ranges: tuple[OffsetRange, ...]
     events: list[Event]
     rejected: list[Rejected]
+    reasons: list[str | None]
     plan: LearnPlan
     scored: Scored | None
 
@@ -98,17 +103,23 @@ class Parts:
         learns: bool = True,
         plan: LearnPlan | None = None,
     ) -> Considered:
-        """Decode, join with histories, decide what to learn (unless `plan` says it), score and predict."""
+        """Decode, join with histories, decide what to learn (unless `plan` says it), score and predict.
+
+        Raises DamagedMemory.
+        """
         events, rejected = self.decoder.decode_all(records)
+        reasons = reasons_of(records, rejected)
         if not events:
-            return Considered(ranges, events, rejected, plan or self.learner.plan_nothing(), None)
+            return Considered(ranges, events, rejected, reasons, plan or self.learner.plan_nothing(), None)
         staged = self.histories.stage(events)
         plan = plan or self.learner.plan(staged.contexts, learn=learns)
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
-        return Considered(ranges, events, rejected, plan, Scored(staged, scores, predictions))
+        require_sound_predictions(scores, predictions)
+        return Considered(ranges, events, rejected, reasons, plan, Scored(staged, scores, predictions))
 
     def keep(self, considered: Considered) -> None:
-        """After the commit: the new events become history."""
+        """After the commit: the new events become history, and the limit on bad records takes note."""
+        self.dead_letter_limit.observe(considered.reasons)
         for span in considered.ranges:
             self.next_offsets[span.partition] = max(span.stop, self.next_offsets.get(span.partition, 0))
         if considered.scored is not None:
@@ -130,7 +141,7 @@ class Parts:
         events, rejected = self.decoder.decode_all(records)
         if events:
             self.histories.apply(self.histories.stage(events), None)
-        considered = Considered(ranges, events, rejected, plan, None)
+        considered = Considered(ranges, events, rejected, reasons_of(records, rejected), plan, None)
         self.keep(considered)
         self.unsent = []
         self.learner.pass_over(plan)
@@ -156,7 +167,7 @@ class Parts:
         self.next_offsets.pop(partition, None)
 
     def restore(self, snapshot: Snapshot, *, with_histories: bool = True) -> None:
-        """Become what a snapshot holds; without the histories: begin from what was learned."""
+        """Become what a snapshot holds; without the histories, and the count of bad records: begin from what was learned."""
         worker = snapshot.worker()
         self.learner.load(worker.take("learner"))
         self.evaluation.load(worker.take("evaluation"))
@@ -164,28 +175,26 @@ class Parts:
         self.events = int(worker.values["events"])
         self.unsent = [detection_from(values) for values in worker.values["unsent"]]
         if with_histories:
+            self.dead_letter_limit.load(worker.take("dead_letters"))
             for partition in snapshot.positions:
                 self.begin(partition, snapshot)
             for topic, partition_id, until in worker.values.get("rewound", ()):
                 self.histories.rewound[TopicPartition(topic, partition_id)] = until
 
     def before_reading(self) -> Callable[[], None]:
-        """Return what takes back what reading a micro-batch changes: the unit of times, the run of bad records."""
-        decoder, limit = self.decoder.state(), self.dead_letter_limit.copy()
-
-        def take_back() -> None:
-            self.decoder.load_state(decoder)
-            self.dead_letter_limit = limit
-
-        return take_back
+        """Return what takes back what reading a micro-batch changes: the unit of times."""
+        decoder = self.decoder.state()
+        return lambda: self.decoder.load_state(decoder)
 
     def image(self, journal_offset: int, notes: Mapping[str, Any] | None = None) -> Image:
-        """Copy everything that a snapshot holds; `notes` are what the next journal entry has to say."""
+        """Copy everything that a snapshot holds; `notes` are what the next journal entry says. Raises DamagedMemory."""
         histories = {
             partition: (part.state(), self.next_offsets.get(partition, 0))
             for partition, part in self.histories.partitions.items()
         }
-        return Image(self.batch, journal_offset, self.state(), histories, notes or {})
+        worker = self.state()
+        require_sound_state(worker)
+        return Image(self.batch, journal_offset, worker, histories, notes or {})
 
     def state(self) -> State:
         """Return the worker's state without the histories."""
@@ -198,6 +207,7 @@ class Parts:
         state = State(values=values)
         state.put("learner", self.learner.state())
         state.put("evaluation", self.evaluation.state())
+        state.put("dead_letters", self.dead_letter_limit.state())
         return state
 
     def report_learning(self, learned: Learned, plan: LearnPlan) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
-from consumer.dead_letters import accepted_flags, dead_letter, emptied
+from consumer.dead_letters import dead_letter, emptied
 from consumer.errors import Aborted, VoidStateError
 from consumer.journal import Entry
 from consumer.outputs import PredictionEncoder, drift_record
@@ -90,7 +90,7 @@ class Pipeline:
         self._took("poll")
         take_back = parts.before_reading()
         considered = parts.consider(batch.records, batch.ranges, learns=self.learns)  # changes nothing else
-        self._judge(batch, considered)
+        parts.dead_letter_limit.check(considered.reasons)  # too many bad records: nothing of them is committed
         self._took("predict")
         outputs = self._outputs(considered)
         self._took("encode")
@@ -143,11 +143,6 @@ class Pipeline:
         if self.upkeep is not None:
             self.upkeep.idle()
         return StepReport(0, 0, 0, committed=True)
-
-    def _judge(self, batch: Batch, considered: Considered) -> None:
-        """Count bad records. Raises TooManyBadEvents before anything of the micro-batch is committed."""
-        reasons = [bad.error.reason for bad in considered.rejected]
-        self.parts.dead_letter_limit.observe(accepted_flags(batch.records, considered.rejected), reasons)
 
     def _outputs(self, considered: Considered) -> list[Output]:
         parts, topics, plan = self.parts, self.settings.topics, considered.plan

@@ -84,7 +84,8 @@ class Source(Protocol):
     def poll(self, limits: PollLimits) -> Batch:
         """Return the next micro-batch, possibly empty.
 
-        Raises TransientError, LostPartitions, AccessError or BrokerUnavailable.
+        Raises TransientError, LostPartitions, AccessError, BrokerUnavailable, or InputTruncated where the position is
+        no longer held; a source that lets go of such events goes on at the first that is held.
         """
 
     def seek_back(self, batch: Batch) -> None:
@@ -164,10 +165,13 @@ class StateStore(Protocol):
         """Return what is stored under `name`. Raises StateError when it is not there or cannot be read."""
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        """All names that start with `prefix`, sorted."""
+        """All names that start with `prefix`, sorted, those of unfinished writes included. Raises StateError."""
 
     def delete(self, name: str) -> None:
-        """Remove `name`; not an error when it is not there."""
+        """Remove `name`; not an error when it is not there. Raises StateError when it cannot."""
+
+    def modified(self, name: str) -> float:
+        """When `name` was written, in seconds since the epoch, as the store says. Raises StateError when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,34 +15,35 @@ the journal says was left out is left out again.
 
 A partition that is gained (`take_over`) brings its histories: the newest snapshot that holds it, whoever wrote it, plus
 its input from there to the committed offset, without learning. The gain is journalled with that snapshot's hash.
+
+Where the input no longer holds what is needed and `recovery.on_truncation` is "fresh", what is left is redone, and a new
+lineage begins behind it under the same name (`begins_anew`): its numbers go on, its first snapshot is the oldest kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
-import orjson
 import structlog
 
-from consumer.errors import InputTruncated, StateError, TidemillError
+from consumer.errors import StateError
 from consumer.journal import Gain, Journal, note_values, read_notes
-from consumer.ports import OffsetRange, PollLimits
-from consumer.stop_signal import StoppedWhileStarting
+from consumer.ports import PollLimits
+from consumer.redo import InputAgain, bring, redo
+from consumer.redo_marker import RedoMarker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from consumer.journal import Entry
-    from consumer.parts import Considered, Parts
-    from consumer.ports import Batch, Clock, GroupSource, Past, Record, StateStore, TopicPartition
+    from consumer.parts import Parts
+    from consumer.ports import Batch, Clock, GroupSource, Past, TopicPartition
+    from consumer.redo import Beat
     from consumer.settings import Settings
     from consumer.snapshots import Snapshot, Snapshots
 
 log = structlog.get_logger()
-
-FOLD_AT_ONCE = 2000
-DEATHS_UNTIL_SKIPPED = 2
 
 
 @dataclass(slots=True)
@@ -66,13 +67,6 @@ class Notes:
         notes = read_notes(values)
         gains, dropped, skipped = (list(notes[name]) for name in ("gains", "dropped", "skipped"))
         return cls(gains, dropped, dict(notes["rewound"]), skipped, notes["begun_from"])
-
-
-class Beat(Protocol):
-    """Is told between small steps that something long moves."""
-
-    def beat(self) -> None:
-        """It moves."""
 
 
 class Slices:
@@ -112,7 +106,8 @@ class Recovery:
         self._journal_partition = journal_partition
         self.notes = Notes()
         self.journal_offset = 0  # behind the last entry that is in memory
-        self._marker = _Marker(snapshots.store, snapshots.lineage)
+        self.begins_anew = False  # something is gone, and a new lineage is wanted then
+        self._marker = RedoMarker(snapshots.store, snapshots.lineage)
 
     def load(self) -> Snapshot | None:
         """Step 2. Returns the snapshot that was loaded, None where there is none yet."""
@@ -131,20 +126,25 @@ class Recovery:
         """Step 3; returns how many micro-batches were redone. Raises StateError or InputTruncated."""
         parts = self._parts
         journal = Journal(past, self._journal_partition, parts.lineage)
+        again = InputAgain(past, self._settings.recovery.on_truncation)
         begin, count = self._clock.monotonic(), 0
         parts.health.restored(is_restored=False)
         with self._marker as deadly, Slices(source, self._settings.recovery.slice_s, self._clock, moved) as slices:
             skips = deadly | _skipped_before(journal, self.journal_offset, slices)
             for journaled in journal.after(parts.batch, self.journal_offset):
-                self._redo_one(journaled.entry, past, slices, skips)
+                self._redo_one(journaled.entry, again, slices, skips)
                 self.journal_offset = journaled.offset + 1
                 count += 1
         parts.health.restored()
+        self._note_gone(again)
         seconds = round(self._clock.monotonic() - begin, 2)
         log.info("journal redone", batches=count, batch=parts.batch, seconds=seconds)
         return count
 
-    def _redo_one(self, entry: Entry, past: Past, slices: Slices, skips: frozenset[int]) -> None:
+    def _note_gone(self, again: InputAgain) -> None:
+        self.begins_anew |= again.gone and self._settings.recovery.on_truncation == "fresh"
+
+    def _redo_one(self, entry: Entry, past: InputAgain, slices: Slices, skips: frozenset[int]) -> None:
         self._marker.before(entry.batch)
         skip = entry.batch in skips
         if skip:
@@ -153,15 +153,7 @@ class Recovery:
         if entry.batch == 1 and entry.begun_from != self.notes.begun_from:
             how = "with the same --init" if entry.begun_from else "without --init"
             raise StateError(f"this lineage has no snapshot of its own yet, and began {how}: start it so again")
-        redo(
-            entry,
-            self._parts,
-            past,
-            self._snapshots,
-            slices,
-            skip=skip,
-            truncation=self._settings.recovery.on_truncation,
-        )
+        redo(entry, self._parts, past, self._snapshots, slices, skip=skip)
         # whatever else was noted is in this entry, or in one before it: it must not be said a second time
         self.notes = Notes(skipped=[batch for batch in self.notes.skipped if batch not in entry.skipped])
 
@@ -208,14 +200,15 @@ class Recovery:
         self._parts.histories.rewound[partition] = held
 
     def _take_over(self, partition: TopicPartition, position: int, source: GroupSource, past: Past) -> bool:
-        held = self._parts.next_offsets.get(partition, -1)
+        held = self._parts.next_offsets.get(partition)
+        again = InputAgain(past, self._settings.recovery.on_truncation)
         snapshot = self._snapshots.holding(partition, position)
-        if snapshot is not None and snapshot.positions[partition].next_offset <= held:
+        if snapshot is not None and held is not None and snapshot.positions[partition].next_offset <= held:
             snapshot = None
-        gain = self._gain(partition, position, snapshot, past)
-        if gain is None:
-            self._parts.begin(partition, None)
-            self._parts.next_offsets[partition] = position
+        gain = self._gain(partition, position, snapshot, again)
+        if snapshot is None and held is None and gain.start == gain.stop:  # there was nothing before it
+            bring(gain, self._parts, again, None, self._parts.health)
+            self.notes.gains.append(gain)
             return False
         log.info(
             "partition gained",
@@ -224,91 +217,26 @@ class Recovery:
             snapshot=gain.snapshot,
             events_to_read=gain.stop - gain.start,
         )
-        with Slices(source, self._settings.recovery.slice_s, self._clock, self._parts.health.beat) as slices:
-            gain = _bring(gain, self._parts, past, snapshot, slices, self._settings.recovery.on_truncation)
-        self.notes.gains.append(gain)
+        try:
+            with Slices(source, self._settings.recovery.slice_s, self._clock, self._parts.health.beat) as slices:
+                bring(gain, self._parts, again, snapshot, slices)
+        finally:  # where it is cut short, what has come so far is held, and said
+            reached = self._parts.next_offsets.get(partition, -1)
+            if reached >= gain.start:
+                self.notes.gains.append(replace(gain, stop=reached))
+            self._note_gone(again)
         return True
 
-    def _gain(self, partition: TopicPartition, position: int, snapshot: Snapshot | None, past: Past) -> Gain | None:
-        """Decide where a gained partition's histories come from; None where there is nothing before `position`."""
+    def _gain(self, partition: TopicPartition, position: int, snapshot: Snapshot | None, again: InputAgain) -> Gain:
+        """Decide where a gained partition's histories come from."""
         held = self._parts.next_offsets.get(partition)
         if snapshot is not None:
-            start = snapshot.positions[partition].next_offset
+            start = again.first_from(partition, snapshot.positions[partition].next_offset, position)
             return Gain(partition, snapshot.name, snapshot.manifest_sha256, start, position)
         if held is not None:
-            return Gain(partition, None, None, held, position)
-        start = max(past.bounds(partition)[0], position - self._settings.recovery.max_fold_events)
-        return Gain(partition, None, None, start, position) if start < position else None
-
-
-def redo(
-    entry: Entry,
-    parts: Parts,
-    past: Past,
-    snapshots: Snapshots,
-    slices: Beat,
-    *,
-    skip: bool = False,
-    truncation: str = "stop",
-) -> Considered:
-    """Do one journal entry again: what it took over, what it read, what it learned; nothing is emitted.
-
-    A skipped one is neither predicted nor learned, but its events become history, and its number is counted.
-    """
-    for partition in entry.dropped:
-        parts.drop(partition)
-    for gain in entry.gains:
-        if parts.next_offsets.get(gain.partition) != gain.stop:
-            _bring(gain, parts, past, _snapshot_of(gain, snapshots), slices, truncation)
-    parts.histories.rewound.update(entry.rewound)
-    for span in entry.ranges:
-        parts.histories.begin(span.partition)
-    records = [record for span in entry.ranges for record in _read(past, span, truncation)]
-    slices.beat()
-    if skip:
-        return parts.pass_over(records, entry.ranges, entry.plan)  # predicting may be what ends the process
-    considered = parts.consider(records, entry.ranges, plan=entry.plan)
-    parts.keep(considered)
-    parts.learn(considered)
-    slices.beat()
-    return considered
-
-
-def _read(past: Past, span: OffsetRange, truncation: str) -> list[Record]:
-    try:
-        return list(past.read(span))
-    except InputTruncated as error:
-        if truncation != "earliest":
-            raise InputTruncated(
-                f"{error}. Retention was shorter than the time since the last snapshot: lengthen it; to go on without "
-                'those events, set recovery.on_truncation = "earliest"'
-            ) from error
-        log.warning("the input no longer holds a range, going on without it", reason=str(error))
-        return []
-
-
-def _snapshot_of(gain: Gain, snapshots: Snapshots) -> Snapshot | None:
-    """Open the snapshot that a gain names. Raises StateError where it is gone or is another one."""
-    if gain.snapshot is None:
-        return None
-    snapshot = snapshots.open(gain.snapshot)
-    if snapshot.manifest_sha256 != gain.sha256:
-        raise StateError(f"{gain.snapshot} is not the snapshot that the journal names: its hash differs")
-    return snapshot
-
-
-def _bring(gain: Gain, parts: Parts, past: Past, snapshot: Snapshot | None, slices: Beat, truncation: str) -> Gain:
-    """Load the histories of a gained partition and read its input up to where the worker goes on."""
-    held_here = gain.snapshot is None and parts.next_offsets.get(gain.partition) == gain.start
-    if not held_here:
-        parts.drop(gain.partition)
-        parts.begin(gain.partition, snapshot)
-    for start in range(gain.start, gain.stop, FOLD_AT_ONCE):
-        span = OffsetRange(gain.partition, start, min(start + FOLD_AT_ONCE, gain.stop))
-        parts.fold(_read(past, span, truncation), span)
-        slices.beat()
-    parts.next_offsets[gain.partition] = gain.stop
-    return gain
+            return Gain(partition, None, None, again.first_from(partition, held, position), position)
+        start = max(again.bounds(partition)[0], position - self._settings.recovery.max_fold_events)
+        return Gain(partition, None, None, min(start, position), position)
 
 
 def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[int]:
@@ -318,65 +246,3 @@ def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[in
         skipped.update(journaled.entry.skipped)
         slices.beat()
     return frozenset(skipped)
-
-
-class _Marker:
-    """Remembers, over deaths of the process, which micro-batch was being redone.
-
-    The first recovery only notes that it is under way. One that finds such a note goes carefully, and notes each
-    micro-batch before it is redone; where the note says that one has ended the process twice, it is skipped. An error
-    that is expected (the broker is away, a signal to stop) is no death of the micro-batch in hand.
-    """
-
-    def __init__(self, store: StateStore, lineage: str) -> None:
-        self._store, self._name = store, f"{lineage}/redo.json"
-        self._deaths: dict[str, int] = {}
-        self._careful = False
-
-    def __enter__(self) -> frozenset[int]:
-        """Begin a recovery; returns the micro-batches to skip."""
-        note = self._read()
-        if note is not None:
-            self._careful, self._deaths = True, note["deaths"]
-            if note["batch"] is not None:
-                self._deaths[str(note["batch"])] = self._deaths.get(str(note["batch"]), 0) + 1
-        self._write(None)
-        return frozenset(int(batch) for batch, deaths in self._deaths.items() if deaths >= DEATHS_UNTIL_SKIPPED)
-
-    def before(self, batch: int) -> None:
-        """Note what is about to be redone, where that is necessary."""
-        if self._careful:
-            self._write(batch)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """End a recovery: forget everything, or (an expected error) only what was in hand."""
-        if error is not None and not isinstance(error, TidemillError | StoppedWhileStarting):
-            return
-        if error is not None and self._careful:
-            self._write(None)
-            return
-        self._store.delete(self._name)
-        self._careful, self._deaths = False, {}
-
-    def condemn(self, batch: int) -> None:
-        """Make the next recovery skip a micro-batch, as if its redo had ended the process often enough."""
-        note = self._read() or {"batch": None, "deaths": {}}
-        self._deaths = {**note["deaths"], str(batch): DEATHS_UNTIL_SKIPPED}
-        self._write(note["batch"])
-
-    def _read(self) -> dict[str, Any] | None:
-        if self._name not in self._store.names(self._name):
-            return None
-        try:
-            note: dict[str, Any] = orjson.loads(self._store.read(self._name))
-        except orjson.JSONDecodeError as error:
-            raise StateError(f"{self._name} is damaged: remove it; it only counts deaths during recovery") from error
-        return note
-
-    def _write(self, batch: int | None) -> None:
-        self._store.write(self._name, orjson.dumps({"batch": batch, "deaths": self._deaths}))
-
-
-def skip_in_next_recovery(store: StateStore, lineage: str, batch: int) -> None:
-    """The operator's way to leave out a micro-batch at once; forgotten when a recovery has come to its end."""
-    _Marker(store, lineage).condemn(batch)

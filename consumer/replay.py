@@ -24,7 +24,7 @@ from consumer.parts import Parts
 from consumer.pipeline import Pipeline
 from consumer.progress import Progress
 from consumer.snapshots import Snapshots
-from consumer.state_store import FolderStore
+from consumer.state_store import open_store
 from consumer.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class ReplayOptions:
     to_datetime: int | None = None
     freeze_after: int | None = None
     shuffle_ties: bool = False
-    save: Path | None = None
-    init: Path | None = None
+    save: str | Path | None = None
+    init: str | Path | None = None
     report: Path | None = None
     progress: bool = False
 
@@ -110,7 +110,7 @@ def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
 
 
 def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
-    store = None if options.save is None else FolderStore(options.save)
+    store = None if options.save is None else open_store(options.save)
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     parts.freeze_after = options.freeze_after
     if options.init is not None:

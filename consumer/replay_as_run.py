@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,14 +18,12 @@ from consumer.kafka_io import KafkaPast
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.snapshots import Snapshots
-from consumer.state_store import FolderStore
+from consumer.state_store import is_url, open_store
 from consumer.summary import Seconds
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from consumer.parts import Considered
-    from consumer.ports import Clock, Past
+    from consumer.ports import Clock, Past, StateStore
     from consumer.settings import Settings
     from incremental.drift import Detection
 
@@ -38,8 +37,8 @@ class AsRunOptions:
     """Up to which micro-batch, from which state where the lineage did, and where the result is saved."""
 
     to_batch: int | None = None
-    init: Path | None = None
-    save: Path | None = None
+    init: str | Path | None = None
+    save: str | Path | None = None
 
 
 def replay_lineage(
@@ -50,11 +49,11 @@ def replay_lineage(
     The state folder is only read. Raises UsageError where the result would be saved into it.
     """
     clock = clock or SystemClock()
-    if options.save is not None and options.save.resolve() == settings.snapshot.dir.resolve():
+    if options.save is not None and _same_place(options.save, settings.snapshot.dir):
         raise UsageError(f"--save {options.save}: is the lineage's own state folder (snapshot.dir); name another")
-    saved = None if options.save is None else _snapshots(settings, FolderStore(options.save))
+    saved = None if options.save is None else _snapshots(settings, open_store(options.save))
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
-    kept = _snapshots(settings, FolderStore(settings.snapshot.dir, read_only=True))
+    kept = _snapshots(settings, open_store(settings.snapshot.dir, read_only=True))
     past = past or KafkaPast(settings, clock)
     account, begin = _Account(parts), clock.monotonic()
     try:
@@ -68,8 +67,14 @@ def replay_lineage(
     return summary_of(settings, parts, parts.events, account.detections, seconds)
 
 
-def _snapshots(settings: Settings, store: FolderStore) -> Snapshots:
+def _snapshots(settings: Settings, store: StateStore) -> Snapshots:
     return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
+
+
+def _same_place(left: str | Path, right: str | Path) -> bool:
+    if is_url(left) or is_url(right):
+        return str(left).rstrip("/") == str(right).rstrip("/")
+    return Path(left).resolve() == Path(right).resolve()
 
 
 class _Account:

@@ -20,7 +20,7 @@ from consumer.kafka_io import KafkaPast, KafkaSink, KafkaSource
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.snapshots import Snapshots
-from consumer.state_store import FolderStore
+from consumer.state_store import open_store
 from consumer.stop_signal import StoppedWhileStarting, StopSignal
 from consumer.warm_up import warm_up
 from consumer.watchdog import Watchdog
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 class RunOptions:
     """Where a run ends by itself, and what it leaves behind; `init` is what a new lineage begins from."""
 
-    init: Path | None = None
+    init: str | Path | None = None
     max_events: int | None = None
     until_end: bool = False
     report: Path | None = None
@@ -80,7 +80,7 @@ def _finished(pipeline: Pipeline, max_events: int | None) -> bool:
 def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitStack) -> Worker:
     metrics = Metrics(clock)
     health = HealthState(clock, settings.metrics.live_after_s, settings.kafka.broker_wait_s)
-    store = FolderStore(settings.snapshot.dir)
+    store = open_store(settings.snapshot.dir)
     if settings.metrics.enabled:
         server = HealthServer(settings.metrics, health, metrics)
         opened.callback(server.close)
@@ -91,7 +91,13 @@ def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitSt
     if settings.watchdog.enabled:
         watchdog.start(min(settings.watchdog.commit_s, settings.watchdog.step_s))
         opened.callback(watchdog.close)
-    snapshots = Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
+    snapshots = Snapshots(
+        store,
+        settings.kafka.instance,
+        identity(settings),
+        settings.snapshot.keep,
+        keep_gains=settings.recovery.journal_keep == "all",
+    )
 
     def open_doors() -> Doors:
         source = KafkaSource(settings, clock, until_end=options.until_end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
 from incremental.settings import EvaluationSettings, LearningSettings
 from model.settings import IDENTITY, OPERATIONAL, Count, ModelSettings, Positive, PredictionSettings, Section, Share
@@ -126,11 +126,15 @@ class WorkerSettings(Section):
     """A stop signal ends the process within this time."""
 
 
+def _place(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 class SnapshotSettings(Section):
     """Where the worker's state is kept."""
 
-    dir: Path = Field(Path("tidemill-state"), json_schema_extra=OPERATIONAL)
-    """A folder; made when it is missing."""
+    dir: Annotated[str, BeforeValidator(_place)] = Field("tidemill-state", json_schema_extra=OPERATIONAL)
+    """A folder, made when it is missing; or a URL such as s3://bucket/prefix, for workers on several hosts."""
     keep: Count = Field(3, json_schema_extra=OPERATIONAL)
     """Newest snapshots kept."""
     every_s: Positive = Field(30.0, json_schema_extra=OPERATIONAL)
@@ -142,8 +146,9 @@ class RecoverySettings(Section):
 
     on_rewind: Literal["stop", "emit_only"] = Field("stop", json_schema_extra=OPERATIONAL)
     """Committed offsets behind what was learned (someone reset them): stop, or predict again without learning."""
-    on_truncation: Literal["stop", "earliest"] = Field("stop", json_schema_extra=OPERATIONAL)
-    """The input no longer holds what must be redone: stop, or go on without it."""
+    on_truncation: Literal["stop", "earliest", "fresh"] = Field("stop", json_schema_extra=OPERATIONAL)
+    """The input no longer holds what must be read or redone: stop, go on without it, or do that and begin a new lineage
+    (older snapshots and the journal go, so that `--as-run` can come to the same bytes again)."""
     journal_keep: Literal["snapshots", "all"] = Field("snapshots", json_schema_extra=OPERATIONAL)
     """The journal is kept from the oldest snapshot kept on, or whole."""
     slice_s: Positive = Field(1.0, json_schema_extra=OPERATIONAL)

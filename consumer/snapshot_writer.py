@@ -46,22 +46,23 @@ class SnapshotWriter:
         self._begun_at, self._batch = self._clock.monotonic(), image.batch
         self._writing = self._pool.submit(self.snapshots.save, image)
 
-    def look(self, *, wait: bool = False) -> None:
-        """See whether the write under way has ended, or wait until it has."""
+    def look(self, *, wait: bool = False) -> bool:
+        """See whether the write under way has ended, or wait until it has; true where it was completed."""
         if self._writing is None or not (wait or self._writing.done()):
-            return
+            return False
         writing, self._writing = self._writing, None
         try:
             size = writing.result()
         except StateError as error:
             log.error("snapshot failed", reason=str(error), batch=self._batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
-            return
+            return False
         seconds = self._clock.monotonic() - self._begun_at
         self._metrics.snapshot(seconds, size)
         log.info("snapshot saved", batch=self._batch, bytes=size, seconds=round(seconds, 2))
         if self._on_saved is not None:
             self._on_saved()
+        return True
 
     def close(self) -> None:
         """Wait for the write under way and end the thread."""

@@ -5,7 +5,7 @@ with one pair of files per part and `manifest.json`, which holds the SHA-256 of 
 there is no snapshot. The newest one that is valid wins; older ones are kept as the settings say. Nothing in it is
 executable: no pickle.
 
-Parts: `worker` (model, learner, rehearsal, drift monitor, decoder) and `histories-<n>`, one per partition, by keys of
+Parts: `worker` (model, learner, rehearsal, drift monitor, decoder, limit on bad records) and `histories-<n>`, one per partition, by keys of
 ids. Item and type ids are in the worker's JSON, user ids nowhere.
 """
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
+PREFIX = "snapshot-"
 WORKER = "worker"
 
 
@@ -81,6 +82,10 @@ class Snapshot:
         for partition in sorted(self.positions):
             yield f"{partition.topic}-{partition.partition}", self.histories(partition)
 
+    def written_at(self) -> float:
+        """Return when it was completed, in seconds since the epoch, as the store says."""
+        return self.store.modified(f"{self.name}/{MANIFEST}")
+
     def size_bytes(self) -> int:
         """Return the size of all parts."""
         return sum(int(file["bytes"]) for file in self.files.values())
@@ -120,16 +125,20 @@ class Image:
 class Snapshots:
     """The snapshots of one store; this lineage's are written and kept, those of others are read."""
 
-    def __init__(self, store: StateStore, lineage: str, identity: Mapping[str, Any], keep: int) -> None:
+    def __init__(
+        self, store: StateStore, lineage: str, identity: Mapping[str, Any], keep: int, *, keep_gains: bool = False
+    ) -> None:
         self.store, self.lineage = store, lineage
-        self._identity, self._keep = dict(identity), keep
+        self._identity, self._keep, self._keep_gains = dict(identity), keep, keep_gains
 
     def save(self, image: Image) -> int:
         """Write a snapshot and drop those beyond the number kept; returns its size in bytes.
 
         1. The parts are written, each durably.
         2. The manifest is written: from now on it is a snapshot.
-        3. Snapshots beyond the number kept go, each beginning with its manifest.
+        3. Snapshots beyond the number kept go, each beginning with its manifest, and so does what a killed process left
+           unfinished. With `keep_gains` those stay that were made because a partition was gained: a journal that is kept
+           whole needs them when the snapshot is gone that the histories came from.
 
         Raises StateError where the store refuses; an unfinished snapshot has no manifest and counts for nothing.
         """
@@ -154,12 +163,12 @@ class Snapshots:
             "files": files,
         }
         self.store.write(f"{name}/{MANIFEST}", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))  # 2
-        self._drop_old()  # 3
+        self._drop_old(name)  # 3
         return sum(int(file["bytes"]) for file in files.values())
 
     def _free_name(self, batch: int) -> str:
         """Return a name that no snapshot has: journals name them by their hash, and half of another is no snapshot."""
-        first = name = f"{self.lineage}/snapshot-{batch:012d}"
+        first = name = f"{self.lineage}/{PREFIX}{batch:012d}"
         taken, number = set(self.names()), 0
         while name in taken:
             number += 1
@@ -170,11 +179,30 @@ class Snapshots:
         self.store.write(f"{folder}/{name}", data)
         return {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}}
 
-    def _drop_old(self) -> None:
-        for old in self.names()[: -self._keep]:
-            self.store.delete(f"{old}/{MANIFEST}")
-            for file in self.store.names(f"{old}/"):
-                self.store.delete(file)
+    def drop_all_but(self, kept: int) -> None:
+        """Drop all but the newest snapshots of this lineage, each beginning with its manifest."""
+        for old in self.names()[:-kept]:
+            self._drop(old)
+
+    def _drop_old(self, newest: str) -> None:
+        whole = self.names()
+        for old in whole[: -self._keep]:
+            if not (self._keep_gains and self._is_of_gain(old)):
+                self._drop(old)
+        files = self.store.names(f"{self.lineage}/{PREFIX}")
+        for unfinished in sorted({file.rpartition("/")[0] for file in files} - {*whole, newest}):
+            self._drop(unfinished)
+
+    def _is_of_gain(self, name: str) -> bool:
+        try:
+            return any(gain[2] is not None for gain in self.open(name).notes.get("gains", ()))
+        except StateError:
+            return False
+
+    def _drop(self, name: str) -> None:
+        self.store.delete(f"{name}/{MANIFEST}")
+        for file in self.store.names(f"{name}/"):
+            self.store.delete(file)
 
     def names(self, *, everyone: bool = False) -> list[str]:
         """Return the names of this lineage's complete snapshots, or of everyone's; each lineage's oldest first."""
@@ -221,6 +249,27 @@ class Snapshots:
             except StateError:
                 continue
         return best
+
+    def named(self, name: str, manifest_sha256: str, partition: TopicPartition) -> Snapshot:
+        """Open the snapshot that a journal names, for a partition's histories. Raises StateError where it is another one."""
+        snapshot = self.open(name)
+        if snapshot.manifest_sha256 != manifest_sha256:
+            raise StateError(f"{name} is not the snapshot that the journal names: its hash differs")
+        snapshot.histories(partition)
+        return snapshot
+
+    def own_of(self, batch: int, partition: TopicPartition, next_offset: int) -> Snapshot | None:
+        """Return this lineage's snapshot of a micro-batch whose histories of a partition end at an offset."""
+        for name in self.names():
+            try:
+                snapshot = self.open(name)
+                position = snapshot.positions.get(partition)
+                if snapshot.batch == batch and position is not None and position.next_offset == next_offset:
+                    snapshot.histories(partition)
+                    return snapshot
+            except StateError:
+                continue
+        return None
 
     def oldest_journal_offset(self) -> int | None:
         """Return up to where the journal is not needed any more: that of the oldest snapshot kept that can be read."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
+from consumer.errors import AccessError, TransientError
 from consumer.recovery import Notes
 
 if TYPE_CHECKING:
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
     from consumer.snapshot_writer import SnapshotWriter
     from consumer.watchdog import Watchdog
+
+log = structlog.get_logger()
 
 
 class Upkeep:
@@ -50,13 +55,17 @@ class Upkeep:
 
     def follow(self, batch: Batch) -> None:
         """Take over gained partitions, let go of revoked ones, and see that what was read joins what is held."""
+        gained = False
         if batch.assignment != self._assignment:
             self._assignment = batch.assignment
-            if self._recovery.follow(batch, self._source, self._past):
-                self.save(wait=True)  # completed before the first micro-batch of the gained partition is learned
+            gained = self._recovery.follow(batch, self._source, self._past)
         for span in batch.ranges:
             if not self._joins(span.partition, span.start):
-                self._recovery.join(span.partition, span.start, self._source, self._past)
+                gained |= self._recovery.join(span.partition, span.start, self._source, self._past)
+        if self._recovery.begins_anew:
+            self.begin_anew()
+        elif gained:
+            self.save(wait=True)  # completed before the first micro-batch of the gained partition is learned
 
     def _joins(self, partition: TopicPartition, start: int) -> bool:
         held = self._parts.next_offsets.get(partition)
@@ -78,10 +87,29 @@ class Upkeep:
             self.after_step()
         self._writer.look()
 
-    def save(self, *, wait: bool = False) -> None:
-        """Begin to write a snapshot of this moment; with `wait` until it is complete."""
+    def begin_anew(self) -> None:
+        """Begin a new lineage at this moment: a snapshot, and nothing of what was before it.
+
+        Where the snapshot fails, what there is stays, and the next start comes here again.
+        """
+        self._recovery.begins_anew = False
+        if not self.save(wait=True):
+            return
+        self._writer.snapshots.drop_all_but(1)
+        trim(self._past, self.journal_partition, self._recovery.journal_offset)
+        log.warning("a new lineage begins: the input does not hold what the former one needs", batch=self._parts.batch)
+
+    def save(self, *, wait: bool = False) -> bool:
+        """Begin to write a snapshot of this moment; with `wait` until it is complete, which is then the answer."""
         self._saved_at, self._saved_batch = self._clock.monotonic(), self._parts.batch
         self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
         self._writer.write(self._parts.image(self._recovery.journal_offset, self.notes.values()))
-        if wait:
-            self._writer.look(wait=True)
+        return self._writer.look(wait=True) if wait else False
+
+
+def trim(past: Past, journal: TopicPartition, before: int) -> None:
+    """Drop what lies before an offset of the journal."""
+    try:
+        past.trim(journal, before)
+    except (TransientError, AccessError) as error:  # it only grows: no reason to end what serves
+        log.warning("the journal was not trimmed", reason=str(error))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import structlog
 
 from consumer.begin import begin_from
-from consumer.errors import AccessError, Fenced, TransientError, UnknownOutcome, VoidStateError
+from consumer.errors import Fenced, TransientError, UnknownOutcome, VoidStateError
 from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
 from consumer.snapshot_writer import SnapshotWriter
-from consumer.upkeep import Upkeep
+from consumer.upkeep import Upkeep, trim
 from consumer.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Worker:
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
 
-    def start(self, init: Path | None = None) -> Pipeline:
+    def start(self, init: str | Path | None = None) -> Pipeline:
         """Steps 1 to 3 of recovery; returns the pipeline that goes on from there."""
         self.doors = self._open()  # 1
         if self._recovery.load() is None and init is not None:  # 2
@@ -108,6 +108,8 @@ class Worker:
             self._clock,
             self._journal,
         )
+        if self._recovery.begins_anew:
+            upkeep.begin_anew()
         before = self.pipeline
         self.pipeline = Pipeline(self._settings, doors.source, doors.sink, self.parts, self._clock, upkeep)
         if before is not None:
@@ -164,10 +166,7 @@ class Worker:
         """Drop what the journal needs no more: what lies before the oldest snapshot kept."""
         offset = self._snapshots.oldest_journal_offset()
         if self._settings.recovery.journal_keep == "snapshots" and offset and self.doors is not None:
-            try:
-                self.doors.past.trim(self._journal, offset)
-            except (TransientError, AccessError) as error:  # it only grows: no reason to end what serves
-                log.warning("the journal was not trimmed", reason=str(error))
+            trim(self.doors.past, self._journal, offset)
 
     def _close_doors(self) -> None:
         if self.doors is not None:

@@ -60,7 +60,7 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ),
     (
         (k.OffsetOutOfRangeError,),
-        "the topic no longer holds the position to go on from: retention was shorter than the time the worker was away",
+        "the topic no longer holds the position to go on from: retention was too short (see recovery.on_truncation)",
     ),
     ((k.LogTruncationError,), "the topic lost records after they were read (an unclean leader election)"),
     ((k.CorruptRecordError,), "the stored records fail their checksum"),

@@ -87,11 +87,15 @@ class _Reader:
         return records
 
     def _go_to(self, start: int) -> None:
-        first, _ = self.bounds()
-        if start < first:
-            raise InputTruncated(f"{self._name} begins at offset {first} now, offset {start} is needed")
+        self._check_begin(start)
         self._ahead.clear()
         self._consumer.seek(self._tp, start)
+
+    def _check_begin(self, needed: int) -> None:
+        first, _ = self.bounds()
+        if needed < first:
+            self._read_to = -1  # whoever goes on seeks first
+            raise InputTruncated(f"{self._name} begins at offset {first} now, offset {needed} is needed")
 
     def _take(self, records: list[Record], stop: int) -> bool:
         """Move what was fetched of the range; returns whether the range is complete."""
@@ -105,6 +109,8 @@ class _Reader:
         except k.KafkaError as error:
             if error.retriable:
                 return False
+            if isinstance(error, k.OffsetOutOfRangeError):
+                self._check_begin(self._consumer.position(self._tp))
             raise translate(error, f"reading {self._name}") from error
         self._ahead.extend(record_of(r) for records in fetched.values() for r in records)
         return bool(fetched)

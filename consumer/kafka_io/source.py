@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.errors import LostPartitions, TransientError, UnknownOutcome
+from consumer.errors import InputTruncated, LostPartitions, TransientError, UnknownOutcome
 from consumer.kafka_io.admin import require_topics
 from consumer.kafka_io.client import ConsumerRebalanceListener, KafkaConsumer, KafkaPartition, OffsetAndMetadata
 from consumer.kafka_io.client import errors as k
@@ -39,6 +39,7 @@ class KafkaSource:
     2. A poll that saw a new assignment returns no records; whatever the client had fetched is dropped.
     3. Every position is taken from the committed offsets, or from `auto_offset_reset` where there are none, or from the
        topic's beginning where `recovery.on_truncation` lets go of what retention has passed by.
+       Retention that passes by a position later, while the worker runs, is dealt with in the same way.
     4. A kept partition whose committed offset has passed our position was read by another member meanwhile, so what
        this worker remembers of it is stale: LostPartitions.
     """
@@ -48,7 +49,7 @@ class KafkaSource:
         self._topic = settings.topics.events
         self._clock = clock
         self._until_end = until_end
-        self._skips_gone = settings.recovery.on_truncation == "earliest"
+        self._skips_gone = settings.recovery.on_truncation != "stop"
         self._position: dict[TopicPartition, int] = {}
         self._end: dict[TopicPartition, int] = {}
         self._target: dict[TopicPartition, int] = {}
@@ -63,7 +64,7 @@ class KafkaSource:
         self._consumer.partitions_for_topic(self._topic)  # a leader without metadata would assign nothing at first
 
     def poll(self, limits: PollLimits) -> Batch:
-        """Return the next micro-batch. Also raises Fenced, and StateError where the topic no longer holds the position."""
+        """Return the next micro-batch. Also raises Fenced, and InputTruncated where the topic no longer holds the position."""
         if self._failed is not None:
             raise self._failed
         if self._held:
@@ -143,13 +144,29 @@ class KafkaSource:
                 raise
             return {}  # a group without committed offsets: _take_over decides where to begin
         except k.KafkaError as error:
-            if isinstance(error, k.OffsetOutOfRangeError) and self._noted.assigned is not None:
-                return {}  # the client went to the committed offset by itself: _take_over decides whether that stands
+            if isinstance(error, k.OffsetOutOfRangeError):
+                self._out_of_range(error)
+                return {}
             if not error.retriable:
                 raise self._fail(translate(error, f"reading topic {self._topic}")) from error
             return self._wait_out(error, limits)
         self._trouble_since = None
         return polled
+
+    def _out_of_range(self, error: k.KafkaError) -> None:
+        """Let go of what retention has passed by, where the settings say so. Raises InputTruncated, else StateError."""
+        if self._noted.assigned is not None:
+            return  # the client went to the committed offset by itself: _take_over decides whether that stands
+        first = self._lookup(self._consumer.beginning_offsets, sorted(self._position))
+        gone = {tp: at for tp, at in self._position.items() if at < first[tp]}
+        if not gone:
+            raise self._fail(translate(error, f"reading topic {self._topic}")) from error
+        if not self._skips_gone:
+            where = ", ".join(f"{tp.partition} at {at}, begins at {first[tp]} now" for tp, at in gone.items())
+            raise self._fail(
+                InputTruncated(describe(error, f"reading topic {self._topic}, partition {where}"))
+            ) from error
+        self._rewind({tp: self._still_there(tp, at, first[tp]) for tp, at in self._position.items()})
 
     def _wait_out(self, error: k.KafkaError, limits: PollLimits) -> dict[Any, list[Any]]:
         """Look like an idle topic while the client says that trying again may help. Raises TransientError at the end."""

@@ -7,7 +7,7 @@ import sys
 import time
 
 from tests.faults.catalogue import SCENARIOS
-from tests.faults.hooks import MUTANTS
+from tests.faults.mutants import MUTANTS
 from tests.faults.run import run_scenario
 
 

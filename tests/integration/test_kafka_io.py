@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 
 from consumer.check import check
 from consumer.clock import SystemClock
-from consumer.errors import AccessError, ConfigError, LostPartitions, StateError, UnknownOutcome
+from consumer.errors import AccessError, ConfigError, InputTruncated, LostPartitions, StateError, UnknownOutcome
 from consumer.kafka_io import (
     KafkaRangeSource,
     KafkaSink,
@@ -36,7 +36,7 @@ from consumer.kafka_io import (
 )
 from consumer.kafka_io.admin import _admin
 from consumer.kafka_io.client import MemberToRemove, codec
-from consumer.ports import Output, PollLimits, TopicPartition
+from consumer.ports import OffsetRange, Output, PollLimits, TopicPartition
 from consumer.settings import KafkaSettings, Settings, TopicSettings
 from deploy.broker import LocalBroker
 
@@ -230,6 +230,27 @@ def test_a_position_that_the_topic_no_longer_holds_is_an_error_not_a_jump(settin
         pytest.raises(StateError),
     ):
         history.poll(LIMITS)
+
+
+@pytest.mark.parametrize("on_truncation", ["stop", "earliest", "fresh"])
+def test_retention_that_overtakes_a_reader_is_dealt_with_as_the_settings_say(settings, on_truncation):
+    recovery = settings.recovery.model_copy(update={"on_truncation": on_truncation})
+    settings = settings.model_copy(update={"recovery": recovery})
+    make_topics(settings)
+    write(settings, [b"%d" % i for i in range(10)])
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    with closing(KafkaSource(settings, CLOCK)) as source:
+        batch = read(source, 2, PollLimits(2, 0.2))[0]
+        for future in admin.delete_records([Theirs(settings.topics.events, 0, 6)]).values():
+            future.result(30)
+        source.seek_back(batch)  # the client had fetched further already
+        if on_truncation == "stop":
+            with pytest.raises(InputTruncated, match=r"partition 0 at 0, begins at 6 now.*recovery\.on_truncation"):
+                read(source, 1)
+            return
+        later = read(source, 4)
+        assert values(later) == [b"6", b"7", b"8", b"9"]
+        assert later[0].ranges == (OffsetRange(TopicPartition(settings.topics.events, 0), 6, 10),)
 
 
 def test_a_member_that_the_group_has_removed_must_recover(settings):

@@ -7,6 +7,8 @@ import signal
 
 import orjson
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from consumer import cli
 from consumer.journal import decode
@@ -14,8 +16,10 @@ from consumer.kafka_io import create_topics, topic_info
 from consumer.load_settings import show
 from tests.integration.worker_bench import Bench, end, until
 
-EVENTS = 3000
+EVENTS = 1500
 SAME = "the same, to the byte: "
+
+pytestmark = pytest.mark.timeout(400)  # several workers one after the other, each of which loads torch anew
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def test_a_worker_that_was_killed_has_the_bytes_of_its_journal(bench, tidemill):
     }
     bench.make_topics()
     bench.produce(bench.events(EVENTS))
-    kill_after(bench, 500)
+    kill_after(bench, 300)
     assert bench.run("--until-end") == 0, bench.log
     sources = bench.sources()
     assert len(sources) == len(set(sources)) == EVENTS
@@ -97,7 +101,7 @@ def test_a_micro_batch_can_be_left_out_by_hand(bench, tidemill):
     }
     bench.make_topics()
     bench.produce(bench.events(EVENTS))
-    kill_after(bench, 500)
+    kill_after(bench, 300)
     code, out = tidemill("snapshot", "skip", "2")
     assert (code, out) == (0, f"micro-batch 2 of {bench.name} will be skipped at the next start\n")
     bench.produce(bench.events(500, start=EVENTS))
@@ -109,6 +113,25 @@ def test_a_micro_batch_can_be_left_out_by_hand(bench, tidemill):
     check_as_run(bench, tidemill, snapshots(tidemill)[-1][0])
     code, out = tidemill("snapshot", "skip", "2")
     assert code == 64, out
+
+
+def test_input_that_is_gone_stops_the_worker_or_begins_a_new_lineage(bench, tidemill):
+    bench.more = {"snapshot": {"dir": str(bench.folder / "state"), "every_s": 1000.0}}
+    bench.make_topics()
+    bench.produce(bench.events(EVENTS))
+    kill_after(bench, 300)
+    admin = AdminClient({"bootstrap.servers": bench.address})
+    for partition, committed in bench.committed().items():
+        at = TopicPartition(bench.settings().topics.events, partition, max(committed - 20, 0))
+        for future in admin.delete_records([at]).values():
+            future.result(30)
+    assert bench.run("--until-end") == 65, bench.log
+    assert 'set recovery.on_truncation to "earliest", or to "fresh"' in bench.log
+    assert bench.run("--until-end", recovery={"on_truncation": "fresh"}) == 0, bench.log
+    assert bench.log.count("a new lineage begins") == 1
+    sources = bench.sources()
+    assert len(sources) == len(set(sources)) == EVENTS
+    check_as_run(bench, tidemill, snapshots(tidemill)[-1][0])
 
 
 def test_dead_letters_go_back_after_the_mapping_is_corrected(bench, tidemill):

@@ -24,6 +24,7 @@ DOORS = {
     "kafka": ("consumer/kafka_io",),
     "prometheus_client": ("consumer/metrics.py",),
     "river": ("incremental/drift.py",),
+    "fsspec": ("consumer/remote_store.py",),
     "torch": ("model/", "incremental/"),
     "time": ("consumer/clock.py", "deploy/"),
 }

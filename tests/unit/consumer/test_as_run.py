@@ -15,7 +15,7 @@ from consumer.journal import Gain, decode
 from consumer.memory_io import Fault, MemoryPast
 from consumer.metrics import Metrics
 from consumer.parts import Parts
-from consumer.recovery import skip_in_next_recovery
+from consumer.redo_marker import skip_in_next_recovery
 from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
@@ -397,11 +397,13 @@ def test_a_broker_that_is_away_during_recovery_condemns_no_micro_batch(stream, m
     assert_same(as_run(stream), stream.parts)
 
 
-def test_a_damaged_note_of_deaths_is_named(stream):
+def test_a_damaged_note_of_deaths_stops_nothing(stream):
     stream.pipeline.step()
     stream.store.write("tidemill-0/redo.json", b"\0")
-    with pytest.raises(StateError, match=r"redo\.json is damaged: remove it"):
-        restart(stream)
+    restart(stream)
+    assert "tidemill-0/redo.json" not in stream.store.names()
+    stream.drain()
+    assert_same(as_run(stream), stream.parts)
 
 
 # --- the whole, as the command calls it

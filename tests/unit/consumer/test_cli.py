@@ -90,7 +90,7 @@ class RunStandIn:
 
 @dataclass
 class Report:
-    ok: bool = True
+    exit_code: int = 0
 
     def render(self) -> str:
         return "the report"
@@ -111,7 +111,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def check(settings: Any, sample: int, *, create: bool) -> Report:
         noted.note("check", settings, sample=sample, create=create)
-        return Report(ok=sample != 0)
+        return Report(exit_code=0 if sample else 77)
 
     modules = {
         "consumer.run": {"RunOptions": RunStandIn, "run_worker": run},
@@ -150,7 +150,7 @@ def test_run_passes_settings_and_limits_on(calls: Calls, tmp_path: Path) -> None
     assert cli.main([*argv.split(), "--max-events", "9", "--until-end", "--init", str(tmp_path)]) == 0
     ((name, settings, named),) = calls
     assert name == "run"
-    assert named == {"options": RunStandIn(tmp_path, 9, until_end=True)}
+    assert named == {"options": RunStandIn(str(tmp_path), 9, until_end=True)}
     assert (settings.kafka.bootstrap_servers, settings.topics.events, settings.kafka.group) == ("b:1", "clicks", "mine")
     assert settings.kafka.properties == {"a": 1, "b": "c"}
     assert (settings.model.dim, settings.model.layers) == (32, 3)
@@ -192,8 +192,8 @@ def test_replay_passes_its_options_on(calls: Calls, tmp_path: Path) -> None:
         to_datetime=1767308400000,
         freeze_after=0,
         shuffle_ties=True,
-        save=tmp_path / "s",
-        init=tmp_path / "i",
+        save=str(tmp_path / "s"),
+        init=str(tmp_path / "i"),
         report=tmp_path / "r",
         progress=sys.stderr.isatty(),
     )
@@ -249,7 +249,7 @@ def test_check_prints_its_report_and_its_verdict_is_the_exit_code(
 ) -> None:
     assert cli.main(["check", "--sample", "3"]) == 0
     assert capsys.readouterr().out == "the report\n"
-    assert cli.main(["check", "--sample", "0", "--create"]) == 78
+    assert cli.main(["check", "--sample", "0", "--create"]) == 77
     assert [named for _, _, named in calls] == [{"sample": 3, "create": False}, {"sample": 0, "create": True}]
 
 

@@ -4,11 +4,12 @@ from hashlib import sha256
 
 import pytest
 
-from consumer.dead_letters import DeadLetterLimit, accepted_flags, dead_letter, emptied
+from consumer.dead_letters import DeadLetterLimit, dead_letter, emptied, reasons_of
 from consumer.decode import Decoder, Rejected
 from consumer.errors import BadEvent, TooManyBadEvents
 from consumer.ports import Output, Record
 from consumer.settings import InputSettings
+from tests.support import same_state
 
 
 def rejected(**changes: object) -> Rejected:
@@ -67,61 +68,105 @@ def test_emptied_takes_any_output() -> None:
     assert dict(output.headers)["tidemill-flags"] == b"late"
 
 
-def test_accepted_flags_follow_the_records() -> None:
+def test_reasons_follow_the_records() -> None:
     records = [
         Record("events", 0, n, -1, None, b"x" if n in {1, 2, 5} else b'{"user_id":1,"item_id":1}') for n in range(7)
     ]
     _, bad = Decoder(InputSettings()).decode_all(records)
-    assert accepted_flags(records, bad) == [True, False, False, True, True, False, True]
-    assert accepted_flags(records, []) == [True] * 7
+    why = "invalid_json"
+    assert reasons_of(records, bad) == [None, why, why, None, None, why, None]
+    assert reasons_of(records, []) == [None] * 7
+
+
+GOOD = [None]
+BAD = ["invalid_json"]
 
 
 def limit(**changes: object) -> DeadLetterLimit:
     return DeadLetterLimit(InputSettings(**{"bad_window": 10, "max_bad_share": 0.3, "max_bad_run": 6} | changes))
 
 
+def pass_by(watch: DeadLetterLimit, reasons: list[str | None]) -> None:
+    """What a micro-batch does: ask first, take in once it is committed."""
+    watch.check(reasons)
+    watch.observe(reasons)
+
+
 def test_a_bad_start_stops_nothing_before_the_window_is_full() -> None:
     watch = limit()
-    watch.observe([False] * 5 + [True] * 4)
+    pass_by(watch, BAD * 5 + GOOD * 4)
     with pytest.raises(TooManyBadEvents, match="5 of the latest 10 records were rejected"):
-        watch.observe([True])
+        watch.check(GOOD)
 
 
 def test_the_share_is_that_of_the_latest_records() -> None:
     watch = limit()
     for _ in range(20):
-        watch.observe([False, True, True, True, False, True, True, True, False, True])
-        watch.observe([True] * 10)
-    watch.observe([False] * 3 + [True] * 7)
+        pass_by(watch, BAD + GOOD * 3 + BAD + GOOD * 3 + BAD + GOOD)
+        pass_by(watch, GOOD * 10)
+    pass_by(watch, BAD * 3 + GOOD * 7)
     with pytest.raises(TooManyBadEvents):
-        watch.observe([False, False, True, True, True, True, False, False, False, False])
+        watch.check(BAD * 2 + GOOD * 2 + BAD * 2 + GOOD * 4)
 
 
 def test_exactly_the_share_is_allowed() -> None:
     watch = limit()
     for _ in range(50):
-        watch.observe([False, False, False, True, True, True, True, True, True, True])
+        pass_by(watch, BAD * 3 + GOOD * 7)
 
 
 def test_a_run_over_two_batches_stops() -> None:
     watch = limit(bad_window=1000)
-    watch.observe([True, False, False, False])
-    watch.observe([False, False])
+    pass_by(watch, GOOD + BAD * 3)
+    pass_by(watch, BAD * 2)
     with pytest.raises(TooManyBadEvents, match="6 records in a row"):
-        watch.observe([False])
+        watch.check(BAD)
 
 
 def test_a_good_record_ends_the_run() -> None:
     watch = limit(bad_window=1000)
     for _ in range(100):
-        watch.observe([False] * 5 + [True])
+        pass_by(watch, BAD * 5 + GOOD)
+
+
+def test_asking_changes_nothing() -> None:
+    watch = limit()
+    watch.observe(BAD * 2 + GOOD * 3)
+    before = watch.state()
+    watch.check(BAD * 3)
+    with pytest.raises(TooManyBadEvents):
+        watch.check(BAD * 6)
+    assert same_state(watch.state(), before)
+
+
+@pytest.mark.parametrize("seen", [0, 3, 10, 27])
+def test_what_was_seen_comes_back(seen: int) -> None:
+    mixed = [None, "invalid_json", "tombstone", None, "invalid_json"] * 6
+    watch, again = limit(max_bad_share=1.0), limit(max_bad_share=1.0)
+    watch.observe(mixed[:seen])
+    again.observe(BAD * 9)
+    again.load(watch.state())
+    assert same_state(watch.state(), again.state())
+    for one in (watch, again):
+        one.observe(mixed[seen:])
+    assert same_state(watch.state(), again.state())
+    assert (again._bad, again._run) == (watch._bad, watch._run)
+
+
+def test_a_shorter_window_keeps_the_latest() -> None:
+    watch, shorter = limit(), limit(bad_window=4)
+    watch.observe(BAD * 6 + GOOD * 3)
+    shorter.load(watch.state())
+    pass_by(shorter, GOOD)
+    with pytest.raises(TooManyBadEvents, match="2 of the latest 4"):
+        shorter.check(BAD * 2)
 
 
 def test_the_message_says_why_and_what_to_do() -> None:
     watch = limit(bad_window=1000)
     reasons = ["user_id_missing", "invalid_json", "user_id_missing", "user_id_missing", "tombstone", "invalid_json"]
     with pytest.raises(TooManyBadEvents) as caught:
-        watch.observe([False] * 6, reasons)
+        watch.check(reasons)
     message = str(caught.value)
     assert "mostly user_id_missing (3), invalid_json (2), tombstone (1)" in message
     assert "input.max_bad_run = 6" in message

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
@@ -12,6 +12,9 @@ from consumer.describe_settings import KNOWN
 from consumer.errors import ConfigError
 from consumer.load_settings import identity, load_settings, settings_schema, show
 from consumer.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def load(toml: str = "", environ: dict[str, str] | None = None, *flags: str, folder: Path | None = None) -> Settings:
@@ -53,7 +56,7 @@ def test_the_last_flag_wins() -> None:
         ("metrics.enabled=false", lambda s: s.metrics.enabled is False),
         ("learning.learning_rate=1e-3", lambda s: s.learning.learning_rate == 1e-3),
         ("input.late_after_s=60", lambda s: s.input.late_after_s == 60.0),
-        ("snapshot.dir=/var/lib/x", lambda s: s.snapshot.dir == Path("/var/lib/x")),
+        ("snapshot.dir=/var/lib/x", lambda s: s.snapshot.dir == "/var/lib/x"),
         ("kafka.properties.max_poll_records=500", lambda s: s.kafka.properties == {"max_poll_records": 500}),
         ("kafka.properties.client_id=x", lambda s: s.kafka.properties == {"client_id": "x"}),
         ("input.map.item_id=7", lambda s: s.input.map == {"item_id": "7"}),

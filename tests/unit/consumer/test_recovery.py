@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 
+import consumer.redo
 from consumer.as_run import AsRun, replay_as_run
 from consumer.clock import ManualClock
 from consumer.describe_settings import identity
-from consumer.errors import Fenced, InputTruncated, StateError, UnknownOutcome
+from consumer.errors import Fenced, InputTruncated, LostPartitions, StateError, TooManyBadEvents, UnknownOutcome
 from consumer.health import HealthState
+from consumer.journal import Gain, decode
 from consumer.memory_io import Fault, MemoryLog, MemoryPast, MemorySink, MemorySource
 from consumer.metrics import Metrics
 from consumer.parts import Parts
@@ -60,14 +62,18 @@ class Stage:
 
     def snapshots(self, settings=None):
         settings = settings or self.settings
-        return Snapshots(FolderStore(self.folder), settings.kafka.instance, identity(settings), settings.snapshot.keep)
+        kafka, keep, whole = settings.kafka, settings.snapshot.keep, settings.recovery.journal_keep == "all"
+        return Snapshots(FolderStore(self.folder), kafka.instance, identity(settings), keep, keep_gains=whole)
 
     def worker(self, settings=None, init=None):
         settings = settings or self.settings
         kafka = settings.kafka
 
         def doors():
-            source = MemorySource(self.log, "events", kafka.group, instance=kafka.instance, until_end=True)
+            skips = settings.recovery.on_truncation != "stop"
+            source = MemorySource(
+                self.log, "events", kafka.group, instance=kafka.instance, until_end=True, skips_gone=skips
+            )
             sink = MemorySink(self.log, kafka.group, instance=kafka.instance)
             return Doors(source, sink, MemoryPast(self.log))
 
@@ -223,6 +229,74 @@ def test_a_partition_that_moves_brings_its_histories(tmp_path):
     assert_same(one.parts, stage.as_run())
 
 
+def moved_and_dropped(stage, heir_settings):
+    """A worker goes, another takes its partitions over, and then what it took over from is deleted."""
+    fill(stage.log, 300)
+    one = stage.worker()
+    steps(one, 4)
+    one.save()
+    one.close()
+    heir = stage.worker(heir_settings)
+    steps(heir, 2)
+    heir.close()
+    store = FolderStore(stage.folder)
+    for name in store.names("tidemill-0/"):
+        store.delete(name)
+    fresh = stage.worker(heir_settings)
+    drain(fresh)
+    assert_exactly_once(stage, 300)
+    return fresh
+
+
+HEIR = small(kafka={"instance": "heir"}, topics={"journal_partition": 1}, recovery={"journal_keep": "all"})
+
+
+def test_a_gain_is_redone_also_when_the_snapshot_it_came_from_is_gone(stage):
+    heir = moved_and_dropped(stage, HEIR)
+    assert_same(heir.parts, stage.as_run(HEIR))
+    store = FolderStore(stage.folder)
+    for name in store.names("heir/"):
+        store.delete(name)
+    with pytest.raises(StateError, match=r"tidemill-0/snapshot-000000000004.*nor is there a snapshot of 'heir'"):
+        stage.as_run(HEIR)
+
+
+def test_a_journal_that_is_kept_whole_keeps_the_snapshot_of_a_gain(stage):
+    moved_and_dropped(stage, HEIR).close()
+    for number in range(4):
+        fill(stage.log, 40, seed=number, start=300 + 40 * number)
+        drain(stage.worker(HEIR))
+        stage.worker(HEIR).save()
+    names = stage.snapshots(HEIR).names()
+    assert names[0] == "heir/snapshot-000000000000"
+    assert len(names) == HEIR.snapshot.keep + 1
+    assert_same(stage.worker(HEIR).parts, stage.as_run(HEIR))
+
+
+def test_a_take_over_that_is_cut_short_is_taken_up_where_it_was(stage, monkeypatch):
+    fill(stage.log, 300)
+    one = stage.worker()
+    steps(one, 2)
+    one.save()
+    steps(one, 4)
+    one.close()
+    monkeypatch.setattr(consumer.redo, "FOLD_AT_ONCE", 10)
+    heir = stage.worker(HEIR)
+    fold, folds = Parts.fold, []
+
+    def cut_short(self, records, span):
+        folds.append(span)
+        if len(folds) == 3:
+            raise LostPartitions("injected: in the midst of taking over")
+        fold(self, records, span)
+
+    monkeypatch.setattr(Parts, "fold", cut_short)
+    drain(heir)
+    assert len(folds) > 3
+    assert_exactly_once(stage, 300)
+    assert_same(heir.parts, stage.as_run(HEIR))
+
+
 def test_offsets_set_back_stop_the_worker_with_advice(stage):
     fill(stage.log, 100)
     worker = stage.worker()
@@ -270,8 +344,104 @@ def test_truncated_input_stops_recovery_or_is_gone_without(tmp_path):
         stage.worker()
     going_on = small(recovery={"on_truncation": "earliest"})
     worker = stage.worker(going_on)
+    assert worker.parts.events == 96 - 40  # what is left of a micro-batch is redone
     drain(worker)
     assert_exactly_once(stage, 100)
+    assert stage.snapshots().names() == []
+
+
+def journal_batches(stage):
+    return [decode(record.value).batch for record in stage.log.records("journal")]
+
+
+def test_truncated_input_can_begin_a_new_lineage(tmp_path):
+    stage = Stage(tmp_path, partitions=1)
+    fill(stage.log, 200)
+    worker = stage.worker()
+    steps(worker, 2)
+    worker.save()
+    steps(worker, 3)  # 160 records: the snapshot is of 64 of them
+    (partition,) = stage.log.partitions("events")
+    stage.log.trim(partition, 100)
+    anew = stage.worker(small(recovery={"on_truncation": "fresh"}))
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000005"]
+    assert journal_batches(stage) == []
+    drain(anew)
+    assert_exactly_once(stage, 200)
+    assert journal_batches(stage)[0] == 6  # numbers go on: none is used twice
+    assert_same(anew.parts, stage.as_run())  # also where the settings say stop
+    assert_same(stage.worker().parts, anew.parts)
+
+
+def test_a_new_lineage_that_cannot_be_saved_is_begun_at_the_next_start(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, partitions=1)
+    fill(stage.log, 200)
+    worker = stage.worker()
+    steps(worker, 2)
+    worker.save()
+    steps(worker, 2)
+    (partition,) = stage.log.partitions("events")
+    stage.log.trim(partition, 100)
+    settings = small(recovery={"on_truncation": "fresh"})
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "write", full_disk)
+        drain(stage.worker(settings))
+    assert_exactly_once(stage, 200)
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000002"]
+    heir = stage.worker(settings)
+    assert stage.snapshots().names() == ["tidemill-0/snapshot-000000000007"]
+    assert_same(heir.parts, stage.as_run())
+
+
+def full_disk(_store, name, _data):
+    raise StateError(f"{name} cannot be written: no space left on device")
+
+
+@pytest.mark.parametrize("on_truncation", ["stop", "earliest", "fresh"])
+def test_retention_that_overtakes_a_running_worker_follows_the_setting(tmp_path, on_truncation):
+    stage = Stage(tmp_path, partitions=2, recovery={"on_truncation": on_truncation})
+    fill(stage.log, 300)
+    worker = stage.worker()
+    steps(worker, 3)
+    (partition, _) = stage.log.partitions("events")
+    held = worker.parts.next_offsets[partition]
+    stage.log.trim(partition, held + 20)
+    if on_truncation == "stop":
+        with pytest.raises(InputTruncated, match=f"no longer holds offset {held}"):
+            drain(worker)
+        return
+    drain(worker)
+    assert_exactly_once(stage, 280)
+    gains = [gain for record in stage.log.records("journal") for gain in decode(record.value).gains]
+    assert gains == [Gain(partition, None, None, held + 20, held + 20)]
+    if on_truncation == "fresh":
+        (name,) = stage.snapshots().names()
+        assert stage.snapshots().open(name).batch == 3
+        assert journal_batches(stage)[0] == 4
+        assert_same(worker.parts, stage.as_run(small()))
+    assert_same(stage.worker().parts, worker.parts)
+
+
+def test_a_full_disk_costs_the_count_of_deaths_and_nothing_else(stage, monkeypatch):
+    fill(stage.log, 200)
+    steps(stage.worker(), 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "write", full_disk)
+        stage.log.inject(Fault.UNKNOWN_OPEN)
+        worker = stage.worker()
+        drain(worker)
+    assert_exactly_once(stage, 200)
+    assert_same(worker.parts, stage.as_run())
+
+
+def test_as_run_knows_of_a_partition_that_was_not_read_yet(stage):
+    for number in range(100):
+        body = {"user_id": number % 7, "item_id": number % 5, "event_time": 1_700_000_000 + number}
+        stage.log.append("events", b"u", json.dumps(body).encode(), partition=1, timestamp_ms=1_700_000_000_000)
+    worker = stage.worker()
+    drain(worker)
+    assert len(worker.parts.histories.partitions) == 2
+    assert_same(worker.parts, stage.as_run())
 
 
 def test_a_batch_whose_redo_kills_twice_is_skipped_on_record(stage, monkeypatch):
@@ -322,3 +492,29 @@ def test_snapshots_in_the_background_trim_the_journal(tmp_path):
     drain(heir)
     assert_exactly_once(stage, 400)
     assert_same(heir.parts, stage.as_run())
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_bad_stretch_is_not_drained_by_starting_again(stage, saved):
+    stage = Stage(stage.folder, partitions=1, input={"max_bad_run": 50})
+    fill(stage.log, 60)
+    for _ in range(400):
+        stage.log.append("events", b"u", b"no json", timestamp_ms=1_700_000_000_000)
+    worker = stage.worker()
+    steps(worker, 3)  # 96 records: a run of 36
+    if saved:
+        worker.save()
+    with pytest.raises(TooManyBadEvents, match="50 records in a row"):
+        worker.step()
+    for _ in range(3):
+        again = stage.worker()
+        with pytest.raises(TooManyBadEvents, match="50 records in a row"):
+            again.step()
+        again.close()
+    assert len(stage.log.records("dead-letters")) == 36
+    assert_same(stage.worker().parts, stage.as_run())
+    tolerant = small(input={"max_bad_run": 10_000, "max_bad_share": 1.0})
+    heir = stage.worker(tolerant)
+    drain(heir)
+    assert len(stage.log.records("dead-letters")) == 400
+    assert_same(heir.parts, stage.as_run(tolerant))

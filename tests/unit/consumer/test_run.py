@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +10,14 @@ import structlog
 from support import TOPIC, Stream, random_events, same_state, small_settings
 
 import consumer.run
+from consumer import cli
 from consumer.describe_settings import identity
 from consumer.errors import ConfigError, StateError, TransientError, UsageError
+from consumer.journal import decode
 from consumer.memory_io import Fault, MemoryPast, MemorySink, MemorySource
 from consumer.run import RunOptions, run_worker
 from consumer.snapshots import Snapshots
-from consumer.state_store import FolderStore
+from consumer.state_store import FolderStore, open_store
 
 TO_THE_END = RunOptions(until_end=True)
 
@@ -144,7 +147,7 @@ def test_a_damaged_snapshot_is_passed_over_with_a_word_and_what_it_held_is_redon
     world.stream.put_events(random_events(48))
     run_worker(world.settings, RunOptions(max_events=16))
     run_worker(world.settings, RunOptions(max_events=16))
-    folder = world.settings.snapshot.dir / snapshots_of(world).newest().name
+    folder = Path(world.settings.snapshot.dir) / snapshots_of(world).newest().name
     (folder / "worker.json").write_bytes(b"{}")
     with structlog.testing.capture_logs() as logs:
         run_worker(world.settings, TO_THE_END)
@@ -153,6 +156,31 @@ def test_a_damaged_snapshot_is_passed_over_with_a_word_and_what_it_held_is_redon
     assert said["snapshot loaded"]["batch"] == 1
     assert said["journal redone"]["batches"] == 1
     assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(48))
+
+
+def test_state_in_a_store_behind_a_url_is_recovered_from_compared_and_begun_from(world, capsys):
+    place = f"memory://{world.path.name}/state"
+    settings = small_settings(snapshot={"dir": place})
+    world.stream.put_events(random_events(48))
+    run_worker(settings, RunOptions(max_events=16))
+    first = run_worker(settings, RunOptions(max_events=16))
+    assert first["events"] == 16
+    store = open_store(place)
+    names = Snapshots(store, "tidemill-0", identity(settings), 3).names()
+    assert [name.rpartition("-")[2] for name in names] == ["000000000001", "000000000002"]
+    assert not (world.path / "state").exists()
+    heir = small_settings(snapshot={"dir": place}, kafka={"instance": "heir"}, topics={"journal_partition": 0})
+    world.log.trim(world.log.partitions("journal")[0], world.log.end(world.log.partitions("journal")[0]))
+    run_worker(heir, RunOptions(init=place, until_end=True))
+    assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(48))
+    entry = decode(world.log.records("journal")[0].value)
+    assert entry.gains[0].snapshot == names[1]
+    capsys.readouterr()
+    assert cli.main(["snapshot", "ls", "--dir", place]) == 0
+    assert capsys.readouterr().out.count("  whole  ") == len(Snapshots(store, "", {}, 3).names(everyone=True))
+    assert cli.main(["snapshot", "diff", f"{place}/{names[0]}", names[1], "--set", f"snapshot.dir={place}"]) == 1
+    assert cli.main(["snapshot", "skip", "9", "--dir", place]) == 0
+    assert "tidemill-0/redo.json" in store.names()
 
 
 def test_other_identity_settings_stop_it_before_anything_is_read(world):

@@ -1,4 +1,5 @@
 import os
+import stat
 
 import pytest
 
@@ -47,16 +48,18 @@ def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
-    store, seen = FolderStore(tmp_path), []
+    store, seen, folders = FolderStore(tmp_path), [], []
     real = os.fsync
 
     def fsync(number):
         seen.append(sorted(path.name for path in (tmp_path / "a").iterdir()))
+        folders.append(stat.S_ISDIR(os.fstat(number).st_mode))
         real(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
     store.write("a/one", b"new")
-    assert seen[0] == ["one.part"]
+    assert seen == [[], ["one.part"], ["one"]]  # the folder's own name, the bytes, the file's name
+    assert folders == [True, False, True]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["one"]
 
 

@@ -46,7 +46,7 @@ def test_every_run_has_names_of_its_own(tmp_path: Path) -> None:
     assert len(set(names)) == len(names) == 10
     assert one.kafka.bootstrap_servers == "host:1"
     assert one.kafka.group != other.kafka.group
-    assert one.snapshot.dir.is_relative_to(tmp_path)
+    assert Path(one.snapshot.dir).is_relative_to(tmp_path)
     assert one.snapshot.dir != other.snapshot.dir
 
 

@@ -1,0 +1,110 @@
+"""An object store, or whatever else fsspec reaches by a URL, as StateStore: s3://bucket/prefix, gs://bucket/prefix, ….
+
+Credentials come from where the file system of that protocol looks for them (environment, files, instance roles).
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+
+from consumer.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PROBE = ".tidemill-probe"
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+
+
+class RemoteStore:
+    """Blobs below a URL. A blob in an object store is there whole or not at all; elsewhere its hash tells.
+
+    Raises ConfigError at once where the protocol is not known, its package is missing, or nothing can be written there.
+    The bucket, or the folder, must exist. One that is only looked at (`read_only`) is not tried.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self._url = url.rstrip("/")
+        self._files, self._root = _open(self._url)
+        if not read_only:
+            self._try_to_write()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Upload in one call."""
+        with self._told(name, "written"):
+            try:
+                self._files.pipe_file(self._path(name), data)
+            except FileNotFoundError:  # a file system with folders, and one of them is missing
+                self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(self._path(name), data)
+
+    def read(self, name: str) -> bytes:
+        """Download in one call."""
+        with self._told(name, "read"):
+            return bytes(self._files.cat_file(self._path(name)))
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        """Return all names that start with `prefix`; never from a cache, others write there too."""
+        folder = prefix.rpartition("/")[0]
+        with self._told(prefix, "listed"):
+            self._files.invalidate_cache()
+            found = self._files.find(self._path(folder) if folder else self._root)
+        names = (str(path).removeprefix(self._root).lstrip("/") for path in found)
+        return sorted(name for name in names if name.startswith(prefix) and name != PROBE)
+
+    def delete(self, name: str) -> None:
+        """Remove a blob; not an error when it is not there."""
+        with self._told(name, "removed"):
+            try:
+                self._files.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
+    def modified(self, name: str) -> float:
+        """Return when a blob was written, in seconds since the epoch, as the store says."""
+        with self._told(name, "read"):
+            return float(self._files.modified(self._path(name)).timestamp())
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _try_to_write(self) -> None:
+        try:
+            self._files.pipe_file(self._path(PROBE), b"probe")
+            self._files.rm_file(self._path(PROBE))
+        except Exception as error:
+            raise ConfigError(
+                f"the state store {self._url} cannot be written ({_first_line(error)}): set snapshot.dir to a place that "
+                "exists and that this worker may write"
+            ) from error
+
+    @contextmanager
+    def _told(self, name: str, done: str) -> Iterator[None]:
+        """Turn whatever the file system raises into StateError: each raises what its service does."""
+        try:
+            yield
+        except Exception as error:
+            raise StateError(f"{self._url}/{name} cannot be {done}: {_first_line(error)}") from error
+
+
+def _open(url: str) -> tuple[Any, str]:
+    if _PASSWORD.search(url):
+        raise ConfigError("snapshot.dir holds a password: give it to the file system by its own environment variables")
+    try:
+        files, root = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        raise ConfigError(
+            f"snapshot.dir = {url}: {error}. The extras of tidemill have it: s3 for s3://, gcs for gs://; for other "
+            "protocols install the package that fsspec names"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"snapshot.dir = {url}: {error}; a folder is written without ://") from error
+    return files, str(root).rstrip("/")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
