@@ -22,6 +22,9 @@ PAGE = "report.html"
 SHOWN = ("tidemill", *BASELINES, "transformer")
 """Methods in the pictures, in this order; the tables have all."""
 
+FEWEST_EVENTS = 20
+"""In a bin of the reliability curve: a share of fewer says little."""
+
 Table = dict[str, dict[str, float]]
 Points = dict[str, Sequence[tuple[float, float]]]
 
@@ -185,7 +188,11 @@ def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
 
 def _calibration(calibration: Mapping[str, Any]) -> Iterator[str]:
     points: Points = {
-        GUESSES[head]: [(found["confidence"], found["accuracy"]) for found in calibration[head]["bins"]]
+        GUESSES[head]: [
+            (found["confidence"], found["accuracy"])
+            for found in calibration[head]["bins"]
+            if found["events"] >= FEWEST_EVENTS
+        ]
         for head in GUESSES
         if head in calibration
     }
@@ -194,7 +201,8 @@ def _calibration(calibration: Mapping[str, Any]) -> Iterator[str]:
         chart = Lines("probability said", "share that came true", {"as said": [(0, 0), (1, 1)]} | points, shares=True)
         yield _section(
             "Calibration",
-            "First guesses by the probability that the model gave them, in fifteen bins, and how often they came true. On "
+            "First guesses by the probability that the model gave them, in fifteen bins, and how often they came "
+            f"true; bins of fewer than {FEWEST_EVENTS} events are left out. On "
             f"the line the model is neither too sure nor too modest. Expected calibration error: {errors}.",
             line_chart(chart, colour_index(list(chart.points)), "calibration"),
         )
