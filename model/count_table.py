@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.compiled import compiled
 from model.state import State
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from model.contexts import Int64
+    from model.contexts import Float64, Int64
     from model.smoothing import Probability
 
 HALF_LIFE_EVENTS = 20_000.0
@@ -28,10 +29,8 @@ class CountTable:
 
     def probabilities(self, keys_Q: Int64, prior_QY: npt.NDArray[np.floating]) -> Probability:
         """Return p over the first classes, as many as the prior [Y] or [Q, Y] has, [Q, Y]."""
-        counts_QY = self._counts[keys_Q, : prior_QY.shape[-1]] / self._increment
-        total_Q1 = counts_QY.sum(axis=1, keepdims=True) + self._strength
-        p_QY: Probability = ((counts_QY + self._strength * prior_QY) / total_Q1).astype(np.float32)
-        return p_QY
+        prior_QY = np.atleast_2d(prior_QY.astype(np.float32))
+        return smoothed(self._counts, self._increment, keys_Q, self._strength, prior_QY)
 
     def learn(self, keys_P: Int64, classes_P: Int64) -> None:
         """Count events; those of one call weigh the same."""
@@ -51,3 +50,19 @@ class CountTable:
         self._counts[:] = 0.0
         self._counts[state.arrays["keys"]] = state.arrays["counts"]
         self._increment = float(state.values["increment"])
+
+
+@compiled
+def smoothed(counts: Float64, increment: float, keys_Q: Int64, strength: float, prior_QY: Probability) -> Probability:
+    """Return each key's counts with `strength` events of its prior, as shares; one prior is for all keys."""
+    classes = prior_QY.shape[1]
+    p_QY = np.empty((len(keys_Q), classes), np.float32)
+    for line in range(len(keys_Q)):
+        key, prior = keys_Q[line], line if len(prior_QY) > 1 else 0
+        total = 0.0
+        for y in range(classes):
+            total += counts[key, y]
+        scale = 1.0 / (total / increment + strength)
+        for y in range(classes):
+            p_QY[line, y] = (counts[key, y] / increment + strength * prior_QY[prior, y]) * scale
+    return p_QY

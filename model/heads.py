@@ -76,13 +76,15 @@ class Head:
         x_QF: Tensor,
     ) -> HeadView:
         """Ask every expert about every state."""
-        counted: list[Probability] = []
-        for name, table in self._tables.items():
-            counted.append(table.probabilities(keys[name], counted[0] if counted else overall_Y))
-        p_EQY = np.stack([network_QY, *counted, *more])
-        log_EQY = logarithms(p_EQY)
-        stack_QY = self._stack.probabilities(log_EQY, x_QF)
-        return HeadView(np.concatenate([p_EQY, stack_QY[None]]), log_EQY, dict(keys), x_QF)
+        p_EQY = np.empty((len(self.mixture.names), *network_QY.shape), np.float32)
+        p_EQY[0] = network_QY
+        for place, (name, table) in enumerate(self._tables.items(), start=1):
+            p_EQY[place] = table.probabilities(keys[name], p_EQY[1] if place > 1 else overall_Y)
+        for place, own_QY in enumerate(more, start=1 + len(self._tables)):
+            p_EQY[place] = own_QY
+        log_EQY = logarithms(p_EQY[:-1])
+        p_EQY[-1] = self._stack.probabilities(log_EQY, x_QF)
+        return HeadView(p_EQY, log_EQY, dict(keys), x_QF)
 
     def combined(self, view: HeadView, bucket_Q: Int64) -> Probability:
         """Return the mixture of all experts, [Q, Y]."""

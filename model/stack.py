@@ -60,7 +60,9 @@ class Stack:
     def _scores(self, log_EQY: Tensor, x_QF: Tensor) -> Tensor:
         classes = log_EQY.shape[2]
         z_QY = torch.addmm(self._bias[:classes], x_QF, self._inputs[:, :classes])
-        return z_QY + (log_EQY * self._experts[:, None, None]).sum(dim=0)
+        for weight, log_QY in zip(self._experts.tolist(), log_EQY, strict=True):
+            z_QY.add_(log_QY, alpha=weight)
+        return z_QY
 
     def state(self) -> State:
         """Return weights and optimizer state."""
