@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
 from consumer.report_charts import Lines, colour_index, line_chart, share_chart
-from consumer.report_words import BASELINES, COMPONENT, METHODS, METRICS, SIGNALS, UNITS
+from consumer.report_words import BASELINES, COMPONENT, GUESSES, METHODS, METRICS, SIGNALS, UNITS
 from consumer.summary import best_method
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 SHOWN = ("tidemill", *BASELINES, "transformer")
 """Methods in the pictures, in this order; the tables have all."""
+
+FEWEST_EVENTS = 20
+"""In a bin of the reliability curve: a share of fewer says little."""
 
 Table = dict[str, dict[str, float]]
 Points = dict[str, Sequence[tuple[float, float]]]
@@ -78,6 +81,7 @@ def _body(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:
     )
     yield from _apart(summary)
     yield from _heads(summary["heads"])
+    yield from _calibration(summary["calibration"])
     yield from _machine(summary, extra)
     yield _settings(summary)
 
@@ -160,6 +164,13 @@ def _apart(summary: Mapping[str, Any]) -> Iterator[str]:
             "Users about whom nothing was known yet. They are not part of the figures above.",
             _metric_table(summary["first_events"], "next item"),
         )
+    if summary["new_items"]:
+        yield _section(
+            "New items",
+            "The first ten appearances of every item, the very first included, at which no method can know it. They are "
+            "part of the figures above.",
+            _metric_table(summary["new_items"], "next item"),
+        )
 
 
 def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
@@ -173,6 +184,35 @@ def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
     for head, table in heads.items():
         title, text = words[head]
         yield _section(title, text, _metric_table(table, title.lower()))
+
+
+def _calibration(calibration: Mapping[str, Any]) -> Iterator[str]:
+    points: Points = {
+        GUESSES[head]: [
+            (found["confidence"], found["accuracy"])
+            for found in calibration[head]["bins"]
+            if found["events"] >= FEWEST_EVENTS
+        ]
+        for head in GUESSES
+        if head in calibration
+    }
+    if points:
+        errors = ", ".join(f"{GUESSES[head]} {calibration[head]['ece']:.4f}" for head in GUESSES if head in calibration)
+        chart = Lines("probability said", "share that came true", {"as said": [(0, 0), (1, 1)]} | points, shares=True)
+        yield _section(
+            "Calibration",
+            "First guesses by the probability that the model gave them, in fifteen bins, and how often they came "
+            f"true; bins of fewer than {FEWEST_EVENTS} events are left out. On "
+            f"the line the model is neither too sure nor too modest. Expected calibration error: {errors}.",
+            line_chart(chart, colour_index(list(chart.points)), "calibration"),
+        )
+    if "next_event_s" in calibration:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in calibration["next_event_s"].items())
+        yield _section(
+            "Calibration of times",
+            f"Share of events that came no later than the model's quantiles said; 10, 50 and 90 % are right: {shares}.",
+            "",
+        )
 
 
 def _machine(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:

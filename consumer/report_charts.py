@@ -50,6 +50,8 @@ class Lines:
     mark_title: str = "drift detected"
     from_zero: bool = True
     markers: bool = True
+    shares: bool = False
+    """Whether x is a share, not a number of events."""
 
 
 def colour_index(names: Sequence[str]) -> dict[str, int]:
@@ -67,7 +69,7 @@ def line_chart(chart: Lines, colours: Mapping[str, int], name: str) -> str:
         axes.axvline(place, color=MARK, lw=1.4, ls=(0, (4, 3)), label=chart.mark_title if number == 0 else None)
     if chart.from_zero:
         axes.set_ylim(bottom=0)
-    return _finish(figure, axes, chart.x_title, chart.y_title, name)
+    return _finish(figure, axes, chart.x_title, chart.y_title, name, shares=chart.shares)
 
 
 def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str, y_title: str, name: str) -> str:
@@ -112,14 +114,15 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish(figure: Any, axes: Any, x_title: str, y_title: str, name: str) -> str:
+def _finish(figure: Any, axes: Any, x_title: str, y_title: str, name: str, *, shares: bool = False) -> str:
     from matplotlib import rc_context  # noqa: PLC0415 - an extra that only reports need
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415 - the same
 
     with rc_context(_RC | {"svg.hashsalt": name}):
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if not shares:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.01)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper left", ncols=4)

@@ -22,9 +22,12 @@ METRICS = {
     "mrr@10, mrr@20": "The same, with 1 / place.",
     "recall@20": "Share of events whose item was among the first twenty.",
     "log_loss": "Mean of -ln(probability given to the item), over the whole catalogue. Lower is better.",
+    "ece": "Expected calibration error of the first guess: by how much its probability is off. Lower is better.",
 }
 
 UNITS = {"log_loss": " (nats)"}
+
+GUESSES = {"item": "next item", "event_type": "event type"}
 
 SIGNALS = {
     "log_loss": "log-loss of the model (nats)",

@@ -6,19 +6,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from incremental.appearances import Appearances
 from incremental.baselines import Baselines
 from incremental.drift import Detection, DriftMonitor, signals
-from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
-from incremental.prequential import Prequential
-from model.network import QUANTILES
+from incremental.outcomes import (
+    FIRST,
+    IGNORED,
+    SCORED,
+    Coverage,
+    Guesses,
+    ItemOutcomes,
+    Observed,
+    Outcomes,
+    TimeOutcomes,
+    TypeOutcomes,
+)
+from incremental.prequential import OURS, Prequential
+from model.gaps import CELL, QUANTILES
 from model.state import State
 
 if TYPE_CHECKING:
     from incremental.settings import EvaluationSettings
     from model.contexts import Contexts, Float64
     from model.predictor import Scores
-
-OURS = "tidemill"
 
 
 class Evaluation:
@@ -31,6 +41,7 @@ class Evaluation:
         self._baselines = Baselines(history_length, epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
         self.drift = DriftMonitor()
+        self._appearances = Appearances()
 
     def update(self, contexts: Contexts, scores: Scores, *, exclude_seen: bool, event: int) -> list[Detection]:
         """Take in a scored micro-batch that begins with event number `event`; return the drifts that it revealed."""
@@ -56,9 +67,10 @@ class Evaluation:
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
         types = {} if scores.type_p_BY is None else {OURS: _types(scores)} | types
-        times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
+        times = {} if scores.gap_quantiles_B3 is None else {OURS: _times(scores)} | times
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
-        return Outcomes(observed.kind_B, items, emitted, types, times)
+        new_B = self._appearances.observe(observed.item_B, observed.kind_B != IGNORED)
+        return Outcomes(observed.kind_B, items, emitted, types, times, new_B, _guesses(scores), _coverage(scores))
 
     def _charged_alike(self, baseline: ItemOutcomes, observed: Observed, unknown: float) -> ItemOutcomes:
         """Let a baseline keep the model's share for `unknown`: nobody wins log-loss by guessing how often that comes.
@@ -86,7 +98,24 @@ def _types(scores: Scores) -> TypeOutcomes:
     return TypeOutcomes(p_BY.argmax(axis=1) == scores.type_B, np.log(p_B))
 
 
+def _guesses(scores: Scores) -> dict[str, Guesses]:
+    confidence_B = np.where(scores.top_p_B > 0.0, scores.top_p_B, np.nan)
+    guesses = {"item": Guesses(confidence_B, scores.rank_B == 0)}
+    if scores.type_p_BY is not None:
+        p_BY = scores.type_p_BY.astype(np.float64)
+        guesses["event_type"] = Guesses(p_BY.max(axis=1), p_BY.argmax(axis=1) == scores.type_B)
+    return guesses
+
+
+def _coverage(scores: Scores) -> Coverage | None:
+    if scores.gap_quantiles_B3 is None:
+        return None
+    error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
+    return Coverage(np.isfinite(scores.log_gap_B), error_B3 < -CELL, np.abs(error_B3) <= CELL)
+
+
 def _times(scores: Scores) -> TimeOutcomes:
+    assert scores.gap_quantiles_B3 is not None  # noqa: S101 - the caller has looked
     error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
     level: Float64 = np.array(QUANTILES)
     pinball_B = np.maximum(level * error_B3, (level - 1.0) * error_B3).mean(axis=1)

@@ -123,6 +123,15 @@ class Learner:
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        model.calibrator.learn(scores.top_raw_B[kept], scores.rank_B[kept] == 0)
+        types = model.types.lookup(contexts.event_type_B[kept]).astype(np.int64)
+        model.heads.learn(
+            scores.views.heads,
+            contexts.before_B[kept].astype(np.int64),
+            scores.type_B[kept].astype(np.int64),
+            types,
+            scores.log_gap_B[kept],
+        )
         self._rank(contexts, scores, kept[scores.target_B[kept] != UNKNOWN])
         model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
         self.repeats.learn(scores.repeat_B[scored])

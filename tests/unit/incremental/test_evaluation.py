@@ -7,8 +7,8 @@ from support import Worker, event, random_events, same_state
 from incremental.evaluation import Evaluation
 from incremental.outcomes import MISS
 from incremental.settings import EvaluationSettings
+from model.gaps import QUANTILES
 from model.model import COMPONENTS
-from model.network import QUANTILES
 
 
 def evaluated(events, *, baselines=True, settings=None, batch=16):
@@ -75,6 +75,35 @@ def test_the_heads_are_judged_by_their_definitions():
     assert heads["event_type"]["tidemill"]["accuracy"] == pytest.approx(np.mean(right))
     assert heads["next_event_s"]["tidemill"]["mae_log"] == pytest.approx(np.nanmean(error))
     assert heads["next_event_s"]["tidemill"]["pinball"] == pytest.approx(np.nanmean(loss))
+
+
+def test_calibration_is_that_of_the_first_guesses():
+    _, evaluation, scored = evaluated(random_events(160), baselines=False)
+    calibration = evaluation.prequential.result()["calibration"]
+    p, right, kinds, late = [], [], 0, []
+    for contexts, scores in scored:
+        mask = contexts.learn_B & ~contexts.first_B
+        listed = mask & (scores.top_p_B > 0.0)
+        p += scores.top_p_B[listed].tolist()
+        right += (scores.rank_B[listed] == 0).tolist()
+        kinds += 0 if scores.type_p_BY is None else int(mask.sum())
+        late.append(scores.log_gap_B[mask, None] < scores.gap_quantiles_B3[mask])
+    bins = calibration["item"]["bins"]
+    assert sum(one["events"] * one["confidence"] for one in bins) == pytest.approx(sum(p))
+    assert sum(one["events"] * one["accuracy"] for one in bins) == pytest.approx(sum(right))
+    assert sum(one["events"] for one in calibration["event_type"]["bins"]) == kinds
+    shares = np.concatenate(late).mean(axis=0).tolist()
+    assert list(calibration["next_event_s"].values()) == pytest.approx(shares, abs=0.02)
+
+
+def test_new_items_are_the_first_ten_appearances():
+    events = [event(f"u{n % 3}", "old" if n % 2 else f"i{n}", 10.0 * n) for n in range(90)]
+    _, evaluation, scored = evaluated(events, baselines=False)
+    rank = np.concatenate([scores.rank_B for _, scores in scored])
+    first = np.concatenate([contexts.first_B for contexts, _ in scored])
+    new = np.array([not n % 2 or n // 2 < 10 for n in range(90)])
+    figures = evaluation.prequential.result()["new_items"]["tidemill"]
+    assert figures["recall@20"] == pytest.approx((rank[new & ~first] < 20).mean())
 
 
 @pytest.mark.parametrize(("kinds", "timed", "heads"), [(("a",), False, set()), (("a", "b"), False, {"event_type"})])
