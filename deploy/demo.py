@@ -101,7 +101,7 @@ def _settings(options: DemoOptions, address: str) -> Settings:
         update={
             "kafka": given.kafka.model_copy(update={"bootstrap_servers": address, "group": name, "instance": name}),
             "topics": given.topics.model_copy(update={**topics, "journal": f"{name}-journal"}),
-            "snapshot": given.snapshot.model_copy(update={"dir": options.report / "state" / name}),
+            "snapshot": given.snapshot.model_copy(update={"dir": str(options.report / "state" / name)}),
             "metrics": given.metrics.model_copy(update={"enabled": True, "host": "127.0.0.1", "port": port}),
         }
     )

@@ -46,7 +46,7 @@ def test_every_run_has_names_of_its_own(tmp_path: Path) -> None:
     assert len(set(names)) == len(names) == 10
     assert one.kafka.bootstrap_servers == "host:1"
     assert one.kafka.group != other.kafka.group
-    assert one.snapshot.dir.is_relative_to(tmp_path)
+    assert Path(one.snapshot.dir).is_relative_to(tmp_path)
     assert one.snapshot.dir != other.snapshot.dir
 
 
@@ -89,6 +89,6 @@ def test_a_worker_that_fails_fails_the_demo_with_its_last_line(tmp_path: Path) -
 
     options = DemoOptions(report=tmp_path)
     settings = demo._settings(options, "host:1")
-    config = settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"dir": Path("/dev/null/x")})})
+    config = settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"dir": "/dev/null/x"})})
     with pytest.raises(DemoFailed, match=r"exit code 78: tidemill: the state folder .* cannot be written"):
         demo._work(options, config, Console(quiet=True), SystemClock())
