@@ -34,7 +34,8 @@ integration: $(STAMP) ## the tests against a real broker, which is started when 
 bench: $(STAMP) ## what exactly-once and snapshots cost; figures are kept in tests/bench/LOG.md
 	$(BIN)/python -m tests.bench.delivery $(ARGS)
 
-soak: $(STAMP) ## faults on a real broker, all of them, with many events each; hours
+soak: $(STAMP) ## faults on a real broker, all of them, with many events each, and broken builds; hours
+	$(BIN)/pytest -m soak tests/faults
 	$(BIN)/python -m tests.faults --long $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml, without the extras for object stores
@@ -48,6 +49,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
 	$(BIN)/python -m pip install -q --require-hashes -r .venv/uv.txt
-	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m consumer.warm_up
 	touch $@

@@ -10,7 +10,7 @@ from consumer.ages import age_text
 from consumer.check_state import look_at_state
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
-from consumer.errors import BadEvent, ConfigError, StateError, TidemillError
+from consumer.errors import AccessError, BadEvent, ConfigError, StateError, TidemillError
 from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
     KafkaPast,
@@ -45,6 +45,8 @@ class Finding:
 
     outcome: Outcome
     text: str
+    exit_code: int = ConfigError.exit_code
+    """Of a failure: what `tidemill run` would end with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing failed."""
         return all(finding.outcome != "failed" for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the first failure."""
+        return next((finding.exit_code for finding in self.findings if finding.outcome == "failed"), 0)
 
     def render(self) -> str:
         """Lines for the person at the terminal; they show a few records and are not for a log."""
@@ -101,7 +108,7 @@ class _Check:
             for step in steps:
                 step()
         except TidemillError as error:
-            self._note("failed", str(error))
+            self._fail(str(error), error.exit_code)
         return CheckReport(tuple(self._findings))
 
     @property
@@ -111,6 +118,9 @@ class _Check:
 
     def _note(self, outcome: Outcome, text: str) -> None:
         self._findings.append(Finding(outcome, text))
+
+    def _fail(self, text: str, exit_code: int) -> None:
+        self._findings.append(Finding("failed", text, exit_code))
 
     def _broker(self) -> None:
         self._found = topic_info(self._settings, self._names, clock=self._clock)
@@ -177,7 +187,7 @@ class _Check:
                 continue
             for needed in self._needed(name):
                 if needed not in rights[name]:
-                    self._note("failed", f"topic {name!r}: this user has no right to {needed.lower()}")
+                    self._fail(f"topic {name!r}: this user has no right to {needed.lower()}", AccessError.exit_code)
             if name == self._settings.topics.journal and "DELETE" not in rights[name]:
                 self._note("note", f"topic {name!r}: this user may not delete records, so the journal will only grow")
 

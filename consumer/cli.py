@@ -17,7 +17,7 @@ from consumer import cli_options as options
 from consumer.cli_dead_letters import dead_letters_app
 from consumer.cli_replay import replay_command
 from consumer.cli_snapshot import snapshot_app
-from consumer.errors import ConfigError, TidemillError, UsageError
+from consumer.errors import TidemillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ def check(
 
     report = run_check(settings, sample=sample, create=create)
     print(report.render())
-    return 0 if report.ok else ConfigError.exit_code
+    return report.exit_code
 
 
 @config_app.command("show")

@@ -11,6 +11,7 @@ TidemillError
 │   └── UnknownOutcome   nobody can say whether the transaction happened
 ├── StateError           a snapshot cannot be used (hash, version, settings): the next older one, else stop, exit 65
 │   └── InputTruncated   the input no longer holds a range that is needed: as `recovery.on_truncation` says
+├── DamagedMemory        the model holds what is no number: end without a commit, exit 70; the next start recovers
 ├── ConfigError          a setting is wrong: stop before any connection, exit 78
 ├── AccessError          wrong password or missing right: stop, exit 77
 ├── BrokerUnavailable    no broker answered inside the deadline: stop, exit 75
@@ -85,6 +86,10 @@ class StateError(TidemillError):
 
 class InputTruncated(StateError):  # noqa: N818 - it names the condition
     """A range of the input is needed that retention has passed by."""
+
+
+class DamagedMemory(TidemillError):  # noqa: N818 - it names the condition
+    """Memory holds what learning cannot have brought there: only a new process with the state on disk can go on."""
 
 
 class ConfigError(TidemillError):

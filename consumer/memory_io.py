@@ -206,7 +206,7 @@ class MemorySink:
         try:
             self._write(outputs, self._open)
             _fail_before_the_end(fault)
-            self._store(batch)
+            self._store(batch, self._open)
         except UnknownOutcome:
             self._open = None
             raise
@@ -219,7 +219,7 @@ class MemorySink:
     def _commit_at_least_once(self, outputs: Sequence[Output], batch: Batch, fault: Fault | None) -> None:
         self._write(outputs, None)
         _fail_before_the_end(fault)
-        self._store(batch)
+        self._store(batch, None)
         _fail_after_the_end(fault)
 
     def _write(self, outputs: Sequence[Output], transaction: Transaction | None) -> None:
@@ -237,10 +237,10 @@ class MemorySink:
                 transaction=transaction,
             )
 
-    def _store(self, batch: Batch) -> None:
+    def _store(self, batch: Batch, transaction: Transaction | None) -> None:
         if batch.ranges:
             owner: Membership = batch.owner
-            self._log.commit(owner, {r.partition: r.stop for r in batch.ranges})
+            self._log.commit(owner, {r.partition: r.stop for r in batch.ranges}, transaction)
 
     def _end(self, state: Literal["committed", "aborted"]) -> None:
         if self._open is not None:

@@ -36,13 +36,14 @@ class Fault(Enum):
 
 
 class Transaction:
-    """A set of appended records that become readable together, or never."""
+    """A set of appended records that become readable together, or never; and of positions that go with them."""
 
-    __slots__ = ("partitions", "state")
+    __slots__ = ("partitions", "positions", "state")
 
     def __init__(self) -> None:
         self.state = "open"
         self.partitions: set[TopicPartition] = set()
+        self.positions: list[tuple[Membership, Mapping[TopicPartition, int]]] = []
 
 
 @dataclass(slots=True)
@@ -180,7 +181,7 @@ class MemoryLog:
     def leave(self, group: str, instance: str, member: int) -> None:
         """Give the member's partitions to the others; nothing happens when it is no longer a member."""
         state = self._group(group)
-        if state.members.get(instance, (0, ""))[0] == member:
+        if instance in state.members and state.members[instance][0] == member:
             del state.members[instance]
             state.generation += 1
 
@@ -208,11 +209,19 @@ class MemoryLog:
         """The committed positions of a group."""
         return dict(self._group(group).committed)
 
-    def commit(self, owner: Membership, positions: Mapping[TopicPartition, int]) -> None:
-        """Store positions. Raises Fenced or LostPartitions when `owner` is out of date."""
+    def commit(
+        self, owner: Membership, positions: Mapping[TopicPartition, int], transaction: Transaction | None = None
+    ) -> None:
+        """Store positions, now or when `transaction` commits. Raises Fenced or LostPartitions for an `owner` of before."""
         if self.membership(owner.group, owner.instance, owner.member) != owner:
             raise LostPartitions(f"the group {owner.group} has rebalanced since the batch was read")
-        self._group(owner.group).committed.update(positions)
+        if transaction is None:
+            self._stored(owner.group, positions)
+        else:
+            transaction.positions.append((owner, positions))
+
+    def _stored(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        self._group(group).committed.update(positions)
 
     # Transactions
 
@@ -233,8 +242,11 @@ class MemoryLog:
         return transaction
 
     def end_transaction(self, transaction: Transaction, state: str) -> None:
-        """Commit or abort: one marker in every partition that was written to."""
+        """Commit or abort: one marker in every partition that was written to; positions are stored, or forgotten."""
         transaction.state = state
+        if state == "committed":
+            for owner, positions in transaction.positions:
+                self._stored(owner.group, positions)
         for tp in transaction.partitions:
             self._entries[tp].append(_Entry(None, transaction))
 

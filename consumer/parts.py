@@ -18,6 +18,7 @@ from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
+from consumer.sound import require_sound_predictions, require_sound_state
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from model.model import Model
@@ -102,7 +103,10 @@ class Parts:
         learns: bool = True,
         plan: LearnPlan | None = None,
     ) -> Considered:
-        """Decode, join with histories, decide what to learn (unless `plan` says it), score and predict."""
+        """Decode, join with histories, decide what to learn (unless `plan` says it), score and predict.
+
+        Raises DamagedMemory.
+        """
         events, rejected = self.decoder.decode_all(records)
         reasons = reasons_of(records, rejected)
         if not events:
@@ -110,6 +114,7 @@ class Parts:
         staged = self.histories.stage(events)
         plan = plan or self.learner.plan(staged.contexts, learn=learns)
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
+        require_sound_predictions(scores, predictions)
         return Considered(ranges, events, rejected, reasons, plan, Scored(staged, scores, predictions))
 
     def keep(self, considered: Considered) -> None:
@@ -187,12 +192,14 @@ class Parts:
         return lambda: self.decoder.load_state(decoder)
 
     def image(self, journal_offset: int, notes: Mapping[str, Any] | None = None) -> Image:
-        """Copy everything that a snapshot holds; `notes` are what the next journal entry has to say."""
+        """Copy everything that a snapshot holds; `notes` are what the next journal entry says. Raises DamagedMemory."""
         histories = {
             partition: (part.state(), self.next_offsets.get(partition, 0))
             for partition, part in self.histories.partitions.items()
         }
-        return Image(self.batch, journal_offset, self.state(), histories, notes or {})
+        worker = self.state()
+        require_sound_state(worker)
+        return Image(self.batch, journal_offset, worker, histories, notes or {})
 
     def state(self) -> State:
         """Return the worker's state without the histories."""

@@ -25,6 +25,7 @@ from consumer.pipeline import Pipeline
 from consumer.progress import Progress
 from consumer.snapshots import Snapshots
 from consumer.state_store import open_store
+from consumer.warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = Non
     """Run the whole source through the pipeline; returns the summary of version 1."""
     clock = clock or SystemClock()
     _check_options(options)
+    warm_up()
     source = _source(settings, options, clock)
     try:
         return _run(settings, options, source, clock)

@@ -22,6 +22,7 @@ from consumer.parts import Parts
 from consumer.snapshots import Snapshots
 from consumer.state_store import open_store
 from consumer.stop_signal import StoppedWhileStarting, StopSignal
+from consumer.warm_up import warm_up
 from consumer.watchdog import Watchdog
 from consumer.worker import Doors, Worker, run_until
 
@@ -84,6 +85,7 @@ def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitSt
         server = HealthServer(settings.metrics, health, metrics)
         opened.callback(server.close)
         log.info("serving metrics and health", host=settings.metrics.host, port=server.port)
+    warm_up()
     watchdog = Watchdog(clock)
     metrics.watch(watchdog.age_s)
     if settings.watchdog.enabled:

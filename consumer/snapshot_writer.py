@@ -22,7 +22,8 @@ log = structlog.get_logger()
 class SnapshotWriter:
     """One thread. A failed write is counted and said; the worker goes on with the snapshots that it has.
 
-    `on_saved` is called by the loop's thread, in `look`, after a snapshot was completed.
+    It outlives connections, so it knows how old the newest snapshot is: `batch` is its micro-batch, or that of the one
+    under way. `on_saved` is called by the loop's thread, in `look`, after a snapshot was completed.
     """
 
     def __init__(
@@ -32,8 +33,21 @@ class SnapshotWriter:
         self._metrics, self._clock, self._on_saved = metrics, clock, on_saved
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._writing: Future[int] | None = None
-        self._begun_at = 0.0
-        self._batch = 0
+        self._begun_at = clock.monotonic()
+        self.batch = 0
+
+    def holds(self, batch: int) -> None:
+        """Memory is as of this micro-batch, and so is the newest snapshot."""
+        self._begun_at, self.batch = self._clock.monotonic(), batch
+
+    def overdue(self) -> None:
+        """The newest snapshot is older than is known here: the next one must not wait."""
+        self._begun_at = float("-inf")
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last write was begun."""
+        return self._clock.monotonic() - self._begun_at
 
     @property
     def busy(self) -> bool:
@@ -43,7 +57,7 @@ class SnapshotWriter:
     def write(self, image: Image) -> None:
         """Begin to write; waits for the write before it, where that has not ended."""
         self.look(wait=True)
-        self._begun_at, self._batch = self._clock.monotonic(), image.batch
+        self._begun_at, self.batch = self._clock.monotonic(), image.batch
         self._writing = self._pool.submit(self.snapshots.save, image)
 
     def look(self, *, wait: bool = False) -> bool:
@@ -54,12 +68,12 @@ class SnapshotWriter:
         try:
             size = writing.result()
         except (StateError, TransientError, AccessError) as error:
-            log.error("snapshot failed", reason=str(error), batch=self._batch)  # noqa: TRY400 - the reason says it
+            log.error("snapshot failed", reason=str(error), batch=self.batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
             return False
         seconds = self._clock.monotonic() - self._begun_at
         self._metrics.snapshot(seconds, size)
-        log.info("snapshot saved", batch=self._batch, bytes=size, seconds=round(seconds, 2))
+        log.info("snapshot saved", batch=self.batch, bytes=size, seconds=round(seconds, 2))
         if self._on_saved is not None:
             self._on_saved()
         return True

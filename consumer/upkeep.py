@@ -11,7 +11,7 @@ from consumer.recovery import Notes
 
 if TYPE_CHECKING:
     from consumer.parts import Parts
-    from consumer.ports import Batch, Clock, GroupSource, Past, TopicPartition
+    from consumer.ports import Batch, GroupSource, Past, TopicPartition
     from consumer.recovery import Recovery
     from consumer.settings import Settings
     from consumer.snapshot_writer import SnapshotWriter
@@ -32,15 +32,12 @@ class Upkeep:
         past: Past,
         writer: SnapshotWriter,
         watchdog: Watchdog,
-        clock: Clock,
         journal_partition: TopicPartition,
     ) -> None:
         self._settings, self._parts, self._recovery = settings, parts, recovery
         self._source, self._past = source, past
-        self._writer, self._watchdog, self._clock = writer, watchdog, clock
+        self._writer, self._watchdog = writer, watchdog
         self.journal_partition = journal_partition
-        self._saved_at = clock.monotonic()
-        self._saved_batch = parts.batch
         self._assignment: frozenset[TopicPartition] | None = None
 
     @property
@@ -78,12 +75,12 @@ class Upkeep:
     def after_step(self) -> None:
         """Save where it is time to."""
         self._writer.look()
-        if self._clock.monotonic() - self._saved_at >= self._settings.snapshot.every_s and not self._writer.busy:
+        if self._writer.age_s >= self._settings.snapshot.every_s and not self._writer.busy:
             self.save()
 
     def idle(self) -> None:
         """Nothing was read: a good moment to save, where there is something new."""
-        if self._parts.batch != self._saved_batch:
+        if self._parts.batch != self._writer.batch:
             self.after_step()
         self._writer.look()
 
@@ -104,7 +101,6 @@ class Upkeep:
 
     def save(self, *, wait: bool = False) -> bool:
         """Begin to write a snapshot of this moment; with `wait` until it is complete, which is then the answer."""
-        self._saved_at, self._saved_batch = self._clock.monotonic(), self._parts.batch
         self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
         self._writer.write(self._parts.image(self._recovery.journal_offset, self.notes.values()))
         return self._writer.look(wait=True) if wait else False

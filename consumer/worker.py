@@ -82,7 +82,11 @@ class Worker:
         self.doors = self._open()  # 1
         if self._recovery.load() is None and init is not None:  # 2
             self._recovery.notes.begun_from = begin_from(self.parts, init, self._settings)
+        saved = self.parts.batch
         self._redo()  # 3
+        self._writer.holds(saved)
+        if self.parts.batch != saved:  # or a worker that dies often would have more to redo each time
+            self._writer.overdue()
         return self._connect()
 
     def _redo(self) -> None:
@@ -105,7 +109,6 @@ class Worker:
             doors.past,
             self._writer,
             self._watchdog,
-            self._clock,
             self._journal,
         )
         if self._recovery.begins_anew:

@@ -89,9 +89,9 @@ class ItemTable:
 
     def state(self, rows: int) -> State:
         """Return the first `rows` rows."""
+        self._reserve(rows)
         names = {"weight": self.weight, "bias": self.bias, "momentum": self._momentum}
         names |= {"variance": self._variance, "steps": self._steps}
-        self._reserve(rows)
         return State({name: tensor[:rows].numpy().copy() for name, tensor in names.items()})
 
     def load(self, state: State) -> None:

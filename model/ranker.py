@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.adam import Adam
 from model.compiled import compiled
 from model.mixture import BUCKETS
-from model.state import Array, State
+from model.state import State
 
 if TYPE_CHECKING:
     from model.candidates import Candidates, Features
@@ -64,7 +65,7 @@ class Ranker:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = RankNetwork(features, mixture)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=True)
+        self._optimizer = Adam(self.network.parameters(), BETAS)
         self._events = np.full(len(BUCKETS) + 1, PRIOR_EVENTS)
         self._covered = np.full(len(BUCKETS) + 1, PRIOR_EVENTS * PRIOR_COVERED)
 
@@ -99,11 +100,12 @@ class Ranker:
         gradient = softmax_by_line(z_P.detach().numpy(), size)
         start = np.cumsum(size) - size
         gradient[start + target_S[covered]] -= 1.0  # candidates stand first in a line, padding after them
-        self._optimizer.zero_grad(set_to_none=True)
-        z_P.backward(torch.from_numpy(gradient).div(float(covered.sum())))
+        self._optimizer.clear()
+        loss = torch.dot(z_P, torch.from_numpy(gradient).div(float(covered.sum())))  # has this gradient by z
+        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped; of a vector it would load sympy
         if not all(bool(p.grad.isfinite().all()) for p in self.network.parameters() if p.grad is not None):
             return False
-        self._optimizer.step()
+        self._optimizer.step(LEARNING_RATE)
         return True
 
     def _count(self, covered: Bool, buckets: Int64) -> None:
@@ -118,10 +120,7 @@ class Ranker:
         """Return weights, optimizer state and coverage."""
         state = State({"events": self._events.copy(), "covered": self._covered.copy()})
         state.put("network", State({name: t.numpy().copy() for name, t in self.network.state_dict().items()}))
-        moments: dict[str, Array] = {}
-        for index, parts in self._optimizer.state_dict()["state"].items():
-            moments |= {f"{index}.{name}": tensor.numpy().copy() for name, tensor in parts.items()}
-        state.put("optimizer", State(moments))
+        state.put("optimizer", self._optimizer.state())
         return state
 
     def load(self, state: State) -> None:
@@ -129,12 +128,7 @@ class Ranker:
         self._events, self._covered = state.arrays["events"].copy(), state.arrays["covered"].copy()
         weights = state.take("network").arrays
         self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
-        parts: dict[int, dict[str, Tensor]] = {}
-        for name, array in state.take("optimizer").arrays.items():
-            index, _, moment = name.partition(".")
-            parts.setdefault(int(index), {})[moment] = torch.from_numpy(array.copy())
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": parts, "param_groups": groups})
+        self._optimizer.load(state.take("optimizer"))
 
 
 def _packed(features_SCF: Features, valid_SC: Bool) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
+from model.adam import Adam
 from model.compiled import compiled, compiled_products
 from model.item_table import ItemTable
 from model.network import Network, pinball
@@ -78,7 +79,7 @@ class Transformer:
             self.network = Network(settings)
         self.table = ItemTable(settings.dim, torch.Generator().manual_seed(seed))
         self._body = list(self.network.parameters())
-        self._optimizer = torch.optim.AdamW(self._body, lr=1e-3, betas=BETAS, fused=True)
+        self._optimizer = Adam(self._body, BETAS)
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> TransformerView:
         """Look at a micro-batch."""
@@ -192,7 +193,7 @@ class Transformer:
         self, total: Tensor, rows: Rows, leaf: Tensor, candidates: Rows, bias: Tensor, step: LearningStep
     ) -> bool:
         """Backward, clip, step; false and unchanged where anything is not finite."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.clear()
         total.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
         norm = torch.nn.utils.clip_grad_norm_(self._body, step.gradient_clip)
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -202,9 +203,7 @@ class Transformer:
         finite = torch.isfinite(total.detach()) & torch.isfinite(norm)
         if not bool(finite & gradient.isfinite().all() & bias_gradient.isfinite().all()):
             return False
-        for group in self._optimizer.param_groups:
-            group["lr"], group["weight_decay"] = step.learning_rate, step.weight_decay
-        self._optimizer.step()
+        self._optimizer.step(step.learning_rate, step.weight_decay)
         with torch.no_grad():
             self.table.step(rows, gradient, bias_gradient, step.learning_rate)
         return True
@@ -225,10 +224,7 @@ class Transformer:
         state = State()
         state.put("table", self.table.state(self.items.rows))
         state.put("network", State({name: t.numpy().copy() for name, t in self.network.state_dict().items()}))
-        moments: dict[str, Array] = {}
-        for index, parts in self._optimizer.state_dict()["state"].items():
-            moments |= {f"{index}.{name}": tensor.numpy().copy() for name, tensor in parts.items()}
-        state.put("optimizer", State(moments))
+        state.put("optimizer", self._optimizer.state())
         return state
 
     def load(self, state: State) -> None:
@@ -236,12 +232,7 @@ class Transformer:
         self.table.load(state.take("table"))
         weights = state.take("network").arrays
         self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
-        parts: dict[int, dict[str, Tensor]] = {}
-        for name, array in state.take("optimizer").arrays.items():
-            index, _, moment = name.partition(".")
-            parts.setdefault(int(index), {})[moment] = torch.from_numpy(array.copy())
-        groups_ = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": parts, "param_groups": groups_})
+        self._optimizer.load(state.take("optimizer"))
 
 
 class TransformerView:

@@ -101,10 +101,28 @@ class _FirstContact(KafkaConnectionManager):  # type: ignore[misc]  # the base i
             connection.init_future.add_errback(self._note)
         return connection
 
+    async def _build_transport(self, *args: Any, **options: Any) -> Any:
+        return data_before_end(await super()._build_transport(*args, **options))
+
     def _note(self, error: Exception) -> None:
         self.last = error
         if isinstance(translate(error, "login"), AccessError):
             self._refusal = error
+
+
+def data_before_end(transport: Any) -> Any:
+    """Make a transport hand over what it received before it says that the peer has gone.
+
+    The client drops what arrives together with the end, and so the broker's reason for refusing a login.
+    """
+    receive = transport._sock_recv  # noqa: SLF001 - there is no public way in
+
+    def data_first() -> tuple[bytes, Exception | None]:
+        data, error = receive()
+        return data, None if data else error  # the end is still there at the next call
+
+    transport._sock_recv = data_first  # noqa: SLF001
+    return transport
 
 
 def _keep_records_out_of_the_log() -> None:

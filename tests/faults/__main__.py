@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.faults.catalogue import SCENARIOS
-from tests.faults.hooks import MUTANTS
+from tests.faults.mutants import MUTANTS
 from tests.faults.run import run_scenario
+
+if TYPE_CHECKING:
+    from tests.faults.run import Scenario
 
 
 def main() -> int:
@@ -23,19 +28,49 @@ def main() -> int:
     given = parser.parse_args()
     names = list(SCENARIOS) if given.scenario == "all" else given.scenario.split(",")
     broken = []
-    for name in names:
-        begin = time.monotonic()
-        scenario = SCENARIOS[name]
-        with scenario.broker() as broker:
+    with Brokers() as brokers:
+        for name in names:
+            begin = time.monotonic()
+            scenario = SCENARIOS[name]
+            broker = brokers.of(scenario)
             verdict = run_scenario(
                 scenario, broker, given.seed, long=given.long, whole=given.whole, mutant=given.mutant, keep=given.keep
             )
-        say(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines())
-        broken += [] if verdict.ok else [name]
+            say(f"{name} (seed {given.seed}, {time.monotonic() - begin:.0f} s)", *verdict.lines())
+            if not verdict.ok:
+                broken.append(name)
+                brokers.end()
     say(
         f"{len(names) - len(broken)} of {len(names)} scenarios as they must be", *(f"broken: {name}" for name in broken)
     )
     return 1 if broken else 0
+
+
+class Brokers:
+    """One broker for scenarios in a row that want the same kind; a new one after a scenario that went wrong."""
+
+    def __init__(self) -> None:
+        self._kind: Any = None
+        self._broker: Any = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def of(self, scenario: Scenario) -> Any:
+        """Return a running broker of the kind that a scenario wants."""
+        if scenario.broker is not self._kind:
+            self.end()
+            self._kind, self._broker = scenario.broker, self._open.enter_context(scenario.broker())
+        return self._broker
+
+    def end(self) -> None:
+        """End the one that runs."""
+        self._open.close()
+        self._kind = None
 
 
 def say(*lines: str) -> None:

@@ -6,30 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import orjson
-
-from consumer.as_run import AsRun, replay_as_run
-from consumer.clock import SystemClock
-from consumer.describe_settings import identity
-from consumer.errors import TidemillError
-from consumer.health import HealthState
-from consumer.kafka_io import KafkaPast
-from consumer.metrics import Metrics
-from consumer.parts import Parts
-from consumer.ports import TopicPartition
-from consumer.snapshots import Snapshots
-from consumer.state_store import FolderStore
-from model.state import same
-from tests.faults.reader import OFFSETS_TOPIC, answer_of, group_log, read_all
 from tests.faults.traffic import POISON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from consumer.settings import Settings
-    from model.state import State
-    from tests.faults.cluster import Cluster
-    from tests.faults.reader import Answer, GroupLog, Seen, Source
+    from tests.faults.evidence import Evidence
+    from tests.faults.reader import Seen, Source
 
 INVARIANTS = (
     "lost",
@@ -42,21 +25,6 @@ INVARIANTS = (
     "offset-regression",
     "fault-missed",
 )
-
-
-@dataclass(slots=True)
-class Fault:
-    """One injected fault: how much was answered before it, and how much when the run had ended."""
-
-    name: str
-    before: int
-    at: float
-    after: int = 0
-    struck: bool = True
-
-    @property
-    def missed(self) -> bool:
-        return not self.struck or not 0 < self.before < self.after
 
 
 @dataclass(slots=True)
@@ -76,74 +44,33 @@ class Verdict:
     def ok(self) -> bool:
         return not any(self.counts.values()) and not self.complaints
 
+    @property
+    def counted(self) -> str:
+        """All invariants with their counts, in one line."""
+        return " ".join(f"{name} {self.counts[name]}" for name in INVARIANTS)
+
     def lines(self) -> list[str]:
-        lines = [f"  {name} {self.counts[name]}" for name in INVARIANTS]
+        """One line each, then examples of what is wrong, facts, and the verdict."""
+        lines = [f"{name} {self.counts[name]}" for name in INVARIANTS]
         lines += [f"    {name}: {text}" for name in INVARIANTS for text in self.examples.get(name, ())]
         lines += [f"  {fact}" for fact in self.facts]
         lines += [f"  complaint: {text}" for text in self.complaints]
-        return [*lines, "verdict: " + ("as it must be" if self.ok else "BROKEN")]
+        return [*lines, f"verdict: {'as it must be' if self.ok else 'BROKEN'}: {self.counted}"]
 
 
-@dataclass(slots=True)
-class Evidence:
-    """Everything that was read when the run had ended, and what was read while it went on."""
-
-    cluster: Cluster
-    inputs: dict[Source, Seen]
-    answers: list[Answer]
-    journal: dict[str, list[tuple[int, list[tuple[int, int, int]]]]]
-    group: GroupLog
-    committed_places: dict[tuple[str, int, int], bytes | None]
-    live: list[Seen]
-    faults: list[Fault]
-    stopped_early: bool = False
-
-
-def gather(cluster: Cluster, live: list[Seen], faults: list[Fault]) -> Evidence:
-    """Read all topics with new consumers."""
-    topics = [cluster.topic(kind) for kind in ("events", "predictions", "dead_letters", "journal")]
-    found = read_all(cluster, topics)
-    events, predictions, letters, journal = (found[topic] for topic in topics)
-    inputs = {(seen.partition, seen.offset): seen for seen in events}
-    answers = [answer_of(seen, "predictions") for seen in predictions]
-    answers += [answer_of(seen, "dead_letters") for seen in letters]
-    everything = {seen.place: seen for seen in [*journal, *(s for s in live if s.topic == topics[3])]}
-    offsets = read_all(cluster, [OFFSETS_TOPIC])[OFFSETS_TOPIC]
-    places = {seen.place: seen.value for seen in [*predictions, *letters, *journal]}
-    return Evidence(
-        cluster,
-        inputs,
-        answers,
-        _journal(everything.values()),
-        group_log(offsets, cluster.name, cluster.topic("events")),
-        places,
-        live,
-        faults,
-    )
-
-
-def _journal(records: Iterable[Seen]) -> dict[str, list[tuple[int, list[tuple[int, int, int]]]]]:
-    """By lineage: number and ranges of each micro-batch."""
-    found: dict[str, list[tuple[int, list[tuple[int, int, int]]]]] = defaultdict(list)
-    for seen in sorted(records, key=lambda seen: seen.place):
-        body = orjson.loads(seen.value or b"{}")
-        found[body["lineage"]].append((body["batch"], [(p, start, stop) for _, p, start, stop in body["ranges"]]))
-    return found
-
-
-def check(evidence: Evidence, *, replay: bool = True) -> Verdict:
-    """Judge every invariant."""
+def check(evidence: Evidence, compare: Callable[[], tuple[int, list[str]]] | None = None) -> Verdict:
+    """Judge every invariant; `compare` replays the journals, and returns how many parts it compared and what differs."""
     verdict = Verdict()
     verdict.count("lost", lost(evidence))
     verdict.count("duplicate", duplicate(evidence))
     verdict.count("torn", torn(evidence))
     verdict.count("aborted-read", aborted_read(evidence))
     verdict.count("order", order(evidence))
-    verdict.count("open-transaction", open_transactions(evidence))
+    verdict.count("open-transaction", evidence.unstable)
     verdict.count("offset-regression", offset_regressions(evidence))
     verdict.count("fault-missed", [fault.name for fault in evidence.faults if fault.missed])
-    if replay:
-        compared, differing = state_differs(evidence)
+    if compare is not None:
+        compared, differing = compare()
         verdict.count("state≠replay", differing)
         verdict.facts.append(f"compared with as-run: {compared} parts of {len(evidence.journal)} lineages")
     batches = sum(len(entries) for entries in evidence.journal.values())
@@ -228,7 +155,7 @@ def aborted_read(evidence: Evidence) -> list[str]:
 
 def _deleted(seen: Seen, evidence: Evidence) -> bool:
     """Whether a journal record was trimmed since it was read."""
-    if seen.topic != evidence.cluster.topic("journal"):
+    if seen.topic != evidence.journal_topic:
         return False
     places = [place for place in evidence.committed_places if place[:2] == seen.place[:2]]
     return not places or seen.offset < min(place[2] for place in places)
@@ -248,16 +175,6 @@ def order(evidence: Evidence) -> list[str]:
     return problems
 
 
-def open_transactions(evidence: Evidence) -> list[str]:
-    """Partitions whose committed records end before their last record: somebody's transaction was left open."""
-    problems = []
-    for kind in ("predictions", "dead_letters", "journal", "drift"):
-        stable = evidence.cluster.ends(kind, stable=True)
-        ends = evidence.cluster.ends(kind, stable=False)
-        problems += [f"{kind}-{p}: {stable[p]} of {ends[p]}" for p in ends if stable[p] < ends[p]]
-    return problems
-
-
 def offset_regressions(evidence: Evidence) -> list[str]:
     """Committed offsets that went back."""
     last: dict[int, int] = {}
@@ -266,67 +183,4 @@ def offset_regressions(evidence: Evidence) -> list[str]:
         if offset < last.get(partition, -1):
             problems.append(f"partition {partition}: {offset} after {last[partition]}")
         last[partition] = offset
-    return problems
-
-
-def state_differs(evidence: Evidence) -> tuple[int, list[str]]:
-    """Replay each lineage's journal as it ran; returns how many parts were compared and which differ from its newest snapshot."""
-    compared, problems = 0, []
-    for number in range(16):
-        settings = evidence.cluster.settings(number)
-        if settings.kafka.instance not in evidence.journal:
-            newest = _snapshots(settings).newest()
-            if newest is not None and newest.batch:
-                problems.append(f"{settings.kafka.instance}: a snapshot of micro-batch {newest.batch}, but no journal")
-            continue
-        try:
-            count, differing = _compare(settings)
-        except TidemillError as error:
-            problems.append(f"{settings.kafka.instance}: {type(error).__name__}: {error}")
-            continue
-        compared += count
-        problems += differing
-        if not count and not differing:
-            problems.append(f"{settings.kafka.instance}: there was nothing to compare")
-    return compared, problems
-
-
-def _snapshots(settings: Settings) -> Snapshots:
-    store = FolderStore(settings.snapshot.dir)
-    return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
-
-
-def _compare(settings: Settings) -> tuple[int, list[str]]:
-    clock, snapshots, lineage = SystemClock(), _snapshots(settings), settings.kafka.instance
-    newest = snapshots.newest()
-    if newest is None:
-        return 0, []
-    parts = Parts(settings, Metrics(clock), HealthState(clock, 60.0))
-    past = KafkaPast(settings, clock)
-    try:
-        replay_as_run(settings, parts, snapshots, past, AsRun(to_batch=newest.batch))
-    finally:
-        past.close()
-    if parts.batch != newest.batch:
-        return 0, [f"{lineage}: the journal ends at {parts.batch}, the newest snapshot is of {newest.batch}"]
-    differing = _differences(f"{lineage}@{newest.batch} worker", newest.worker(), parts.state())
-    compared = 1
-    for partition, position in newest.positions.items():
-        mine = parts.histories.partitions.get(TopicPartition(*partition))
-        if mine is not None and parts.next_offsets.get(partition) == position.next_offset:
-            compared += 1
-            name = f"{lineage}@{newest.batch} histories of {partition.partition}"
-            differing += _differences(name, newest.histories(partition), mine.state())
-    return compared, differing
-
-
-def _differences(name: str, left: State, right: State) -> list[str]:
-    problems = []
-    if not same(left.arrays, right.arrays):
-        names = [k for k in left.arrays if k not in right.arrays or not same({k: left.arrays[k]}, {k: right.arrays[k]})]
-        problems.append(f"{name}: {len(names)} arrays differ, e.g. {names[:3]}")
-    if orjson.dumps(left.values, option=orjson.OPT_SORT_KEYS) != orjson.dumps(
-        right.values, option=orjson.OPT_SORT_KEYS
-    ):
-        problems.append(f"{name}: values differ")
     return problems

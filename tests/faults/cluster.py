@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclass(slots=True)
 class Cluster:
-    """Topics `<name>-<kind>` on a broker. `sections` are laid over the settings of every worker."""
+    """Topics `<name>-<kind>` on a broker. `sections` are laid over the settings of every worker, these over `base`."""
 
     broker: LocalBroker
     folder: Path
@@ -49,6 +49,7 @@ class Cluster:
     partitions: int
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     bootstrap: str = ""
+    base: dict[str, dict[str, Any]] = field(default_factory=lambda: SMALL)
 
     def __post_init__(self) -> None:
         self.bootstrap = self.bootstrap or self.broker.bootstrap_servers
@@ -67,8 +68,8 @@ class Cluster:
             "topics": {**{kind: self.topic(kind) for kind in KINDS}, "journal_partition": worker},
             "snapshot": {"dir": self.state_dir},
         }
-        names = SMALL.keys() | self.sections.keys() | own.keys()
-        layers = (SMALL, own, self.sections)
+        names = self.base.keys() | self.sections.keys() | own.keys()
+        layers = (self.base, own, self.sections)
         merged = {name: {k: v for layer in layers for k, v in layer.get(name, {}).items()} for name in names}
         return Settings.model_validate(merged)
 
@@ -81,14 +82,14 @@ class Cluster:
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.broker.bootstrap_servers, "log_level": 0})
 
-    def create(self, config: dict[str, dict[str, str]] | None = None) -> None:
-        """Create the topics; `config` by kind."""
+    def create(self, config: dict[str, dict[str, str]] | None = None, replicas: dict[str, int] | None = None) -> None:
+        """Create the topics; `config` and the number of `replicas` by kind."""
         counts = {"events": self.partitions, "predictions": OUTPUT_PARTITIONS, "journal": JOURNALS}
         topics = [
             NewTopic(
                 self.topic(kind),
                 num_partitions=counts.get(kind, 1),
-                replication_factor=1,
+                replication_factor=(replicas or {}).get(kind, 1),
                 config={"retention.ms": "-1", "max.message.bytes": "5000000", **(config or {}).get(kind, {})},
             )
             for kind in KINDS

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a broker, which swallows the answers to chosen requests.
+"""A TCP proxy in front of a broker: it loses answers to chosen requests, holds requests back, ends connections.
 
 Every request of the Kafka protocol begins with its length, the number of its API, a version and a correlation id; an
 answer begins with its length and the same id.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ from deploy.broker_config import Ports
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PRODUCE = 0
 TXN_OFFSET_COMMIT = 28
 END_TXN = 26
+WORKER = b"w"
+"""What the client ids of workers begin with; only their requests are tampered with."""
 
 
 class Proxy:
@@ -32,6 +36,8 @@ class Proxy:
         self.dropped = 0
         self._api = -1
         self._cut = False
+        self._slow: dict[int, float] = {}
+        self.delayed = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -41,6 +47,21 @@ class Proxy:
         with self._lock:
             self._api, self._cut = api, cut
 
+    def delay(self, api: int, seconds: float) -> None:
+        """Hold every request of this API back for so long; 0 ends that."""
+        self._slow[api] = seconds
+
+    def has_delayed(self, count: int) -> bool:
+        """Whether so many requests were held back so far."""
+        return self.delayed >= count
+
+    def cut(self) -> int:
+        """End all connections that are open now; new ones are let in. Returns how many."""
+        doomed = list(self._open)
+        for one in doomed:
+            _shut(one)
+        return len(doomed)
+
     def has_dropped(self, count: int) -> bool:
         """Whether so many answers were swallowed so far."""
         return self.dropped >= count
@@ -48,8 +69,7 @@ class Proxy:
     def close(self) -> None:
         """End all connections."""
         self._listener.close()
-        for one in list(self._open):
-            _shut(one)
+        self.cut()
 
     def _accept(self) -> None:
         with suppress(OSError):  # closed
@@ -68,14 +88,21 @@ class Proxy:
     def _requests(self, client: socket.socket, broker: socket.socket, doomed: set[int]) -> None:
         with suppress(OSError):
             while (frame := _frame(client)) is not None:
-                api, _, correlation = struct.unpack_from(">hhi", frame, 4)
-                with self._lock:
-                    if api == self._api:
-                        self._api = -1
-                        doomed.add(correlation)
+                api, _, correlation, length = struct.unpack_from(">hhih", frame, 4)
+                if frame[14 : 14 + max(length, 0)].startswith(WORKER):
+                    self._tamper(api, correlation, doomed)
                 broker.sendall(frame)
-        _shut(client)
-        _shut(broker)
+        self._end(client, broker)
+
+    def _tamper(self, api: int, correlation: int, doomed: set[int]) -> None:
+        """Mark a request whose answer is to be lost; hold back one that is to be slow, and all behind it."""
+        with self._lock:
+            if api == self._api:
+                self._api = -1
+                doomed.add(correlation)
+            pause_s = self._slow.get(api, 0.0)
+            self.delayed += pause_s > 0
+        time.sleep(pause_s)
 
     def _answers(self, broker: socket.socket, client: socket.socket, doomed: set[int]) -> None:
         with suppress(OSError):
@@ -86,8 +113,12 @@ class Proxy:
                         break
                     continue
                 client.sendall(frame)
-        _shut(client)
-        _shut(broker)
+        self._end(client, broker)
+
+    def _end(self, *both: socket.socket) -> None:
+        for one in both:
+            _shut(one)
+            self._open.discard(one)
 
 
 def _frame(source: socket.socket) -> bytes | None:

@@ -8,17 +8,22 @@ import statistics
 import subprocess
 import tempfile
 import time
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from consumer.kafka_io import committed_lag
 from deploy.broker import LocalBroker
-from tests.faults.checker import Fault, Verdict, check, gather
+from tests.faults.checker import Verdict, check
 from tests.faults.cluster import Cluster
+from tests.faults.disturbances import disturbed
+from tests.faults.evidence import Fault, gather
 from tests.faults.reader import OFFSETS_TOPIC, Reader, group_log, read_all
+from tests.faults.replayed import state_differs
 from tests.faults.traffic import Shape, Traffic
 from tests.faults.workers import Workers
 
@@ -50,11 +55,15 @@ class Scenario:
     replay: bool = True
     may_stop: bool = False
     """Whether workers rightly end for good with work left: then only what they committed is judged."""
-    broker: Callable[[], AbstractContextManager[LocalBroker]] = LocalBroker
+    broker: Callable[[], AbstractContextManager[Any]] = LocalBroker
     rounds: int = 0
     """How often the fault is repeated; 0 leaves it to the scenario and to --long."""
     disk_bytes: int = 0
     """Where not 0, the state folder is a file system of its own, of this size."""
+    disturbance: str = ""
+    """What is wrong with the workers' surroundings all the time (`tests.faults.disturbances`)."""
+    replicas: dict[str, int] = field(default_factory=dict)
+    """By kind of topic, on a broker that is several; 1 where nothing is said."""
 
 
 class NotReached(Exception):  # noqa: N818 - it names the condition
@@ -67,7 +76,7 @@ class Run:
     def __init__(
         self,
         scenario: Scenario,
-        broker: LocalBroker,
+        broker: Any,
         seed: int,
         *,
         long: bool = False,
@@ -80,16 +89,18 @@ class Run:
         self.folder = Path(tempfile.mkdtemp(prefix="tidemill-faults-"))
         name = f"{scenario.name}-{uuid4().hex[:6]}"
         self.cluster = Cluster(broker, self.folder, name, scenario.partitions, scenario.sections)
-        self.cluster.create(scenario.topics)
+        self.cluster.create(scenario.topics, scenario.replicas)
         if scenario.disk_bytes:
             mount(self.cluster.state_dir, scenario.disk_bytes)
         self.reader = Reader(self.cluster)
-        self.traffic = Traffic(self.cluster, self.total, seed, scenario.shape(), lambda: self.reader.progress)
-        self.workers = Workers(self.cluster, whole=whole, mutant=mutant)
+        shape = scenario.shape()
+        self.times = 5 if long else 1
+        shape.at_least_s *= self.times
+        self.traffic = Traffic(self.cluster, self.total, seed, shape, lambda: self.reader.progress)
+        self.workers = Workers(self.cluster, whole=whole, mutant=mutant, disturbance=scenario.disturbance)
         self.faults: list[Fault] = []
         self.facts: list[str] = []
         self.complaints: list[str] = []
-        self.times = 5 if long else 1
         self.codes: list[int | None] = []
 
     def begin(self) -> None:
@@ -175,7 +186,9 @@ class Run:
             fault.after = self.reader.progress
         evidence = gather(self.cluster, self.reader.records, self.faults)
         evidence.stopped_early = self.scenario.may_stop
-        verdict = check(evidence, replay=self.scenario.replay)
+        compare = partial(state_differs, self.cluster, evidence.journal) if self.scenario.replay else None
+        with disturbed(self.scenario.disturbance):
+            verdict = check(evidence, compare)
         verdict.facts += [*self.facts, f"workers were started again by themselves {self.workers.restarts} times"]
         verdict.complaints += self.complaints
         if self.workers.unwanted and not self.scenario.may_stop:
@@ -211,6 +224,10 @@ class Run:
         """Return how many offsets the group has left to do."""
         return sum(committed_lag(self.cluster.settings(0)).values())
 
+    def caught_up(self) -> bool:
+        """Whether the group has nothing left to do: also behind the markers of transactions."""
+        return self.lag() == 0
+
     def generation(self) -> int:
         """Return the group's generation: it grows with every rebalance."""
         records = read_all(self.cluster, [OFFSETS_TOPIC])[OFFSETS_TOPIC]
@@ -242,7 +259,7 @@ def mount(folder: Path, size: int) -> None:
 
 def run_scenario(
     scenario: Scenario,
-    broker: LocalBroker,
+    broker: Any,
     seed: int,
     *,
     long: bool = False,
@@ -261,9 +278,8 @@ def run_scenario(
         except NotReached as error:
             run.complaints.append(str(error))
         verdict = run.finish()
-    except BaseException:
-        verdict.complaints.append("the run itself failed")
-        raise
+    except Exception:  # noqa: BLE001 - one scenario that fails must not end all
+        verdict.complaints.append(f"the run itself failed: {traceback.format_exc()}")
     finally:
         run.close(keep=keep or not verdict.ok)
     if keep or not verdict.ok:

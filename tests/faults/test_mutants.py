@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.broker import LocalBroker
 from tests.faults.hooks import Hook
 from tests.faults.run import Run, Scenario, run_scenario
 from tests.faults.scenarios import kill_before_learning
+from tests.faults.scenarios_broker import REPLICA_LOST
 from tests.faults.scenarios_state import flip
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
@@ -36,13 +36,6 @@ def kill_between(run: Run) -> None:
     run.more(50, 20.0)
 
 
-def refused_records(run: Run) -> None:
-    """The broker refuses single records after they were sent: only their futures tell."""
-    run.until(0.3)
-    run.kill(0)
-    run.more(50, 20.0)
-
-
 def flipped_bit(run: Run) -> None:
     """One bit of the newest snapshot flips, in the weights."""
     run.until(0.4)
@@ -55,7 +48,8 @@ def flipped_bit(run: Run) -> None:
 
 SHORT = {"events": 2000}
 RED = (
-    ("offsets_outside", Scenario("kill-between", kill_between, **SHORT), {"torn", "duplicate"}),
+    ("unchecked_futures", REPLICA_LOST, {"lost", "torn"}),
+    ("offsets_outside", Scenario("kill-between", kill_between, **SHORT), {"torn", "lost"}),
     ("no_redo", Scenario("no-redo", kill_before_learning, **SHORT), {"state≠replay"}),
     (
         "no_hash_check",
@@ -70,20 +64,16 @@ GREEN = tuple(scenario for mutant, scenario, _ in RED if mutant in {"no_hash_che
 """The scenarios that are not among the others, with nothing switched off."""
 
 
-@pytest.fixture(scope="module")
-def broker():
-    with LocalBroker() as broker:
-        yield broker
-
-
 @pytest.mark.parametrize(("mutant", "scenario", "wanted"), RED, ids=[mutant for mutant, *_ in RED])
-def test_the_checker_goes_red(broker, mutant, scenario, wanted):
-    verdict = run_scenario(scenario, broker, seed=3, mutant=mutant)
+def test_the_checker_goes_red(mutant, scenario, wanted):
+    with scenario.broker() as broker:
+        verdict = run_scenario(scenario, broker, seed=3, mutant=mutant)
     broken = {name for name, count in verdict.counts.items() if count}
     assert broken & wanted, "\n".join(verdict.lines())
 
 
 @pytest.mark.parametrize("scenario", GREEN, ids=[scenario.name for scenario in GREEN])
-def test_the_checker_stays_green_without_the_mutant(broker, scenario):
-    verdict = run_scenario(scenario, broker, seed=3)
+def test_the_checker_stays_green_without_the_mutant(scenario):
+    with scenario.broker() as broker:
+        verdict = run_scenario(scenario, broker, seed=3)
     assert verdict.ok, "\n".join(verdict.lines())

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Producer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T0 = 1_700_000_000
 USERS_PER_PARTITION = 12
+CHUNK = 40
+"""Records in a transaction, where the input has such."""
 ITEMS = 40
 POISON = "poison"
 """Header of the records that must become dead letters: what is expected stands in the input itself."""
@@ -46,7 +48,11 @@ class Shape:
     strange: float = 0.0
     make_strange: Callable[[random.Random, dict[str, object]], bytes] | None = None
     strange_is_poison: bool = False
-    aborted: float = 0.0
+    users: int = USERS_PER_PARTITION
+    """Users in each partition; 0: every event has a user of its own."""
+    items: int = ITEMS
+    aborted: float | None = None
+    """Write in transactions, this share of which is aborted; None: without transactions."""
     keep_ahead: int = 400
     at_least_s: float = 0.0
     """Spread the events over at least so many seconds, for faults that take their time."""
@@ -61,18 +67,19 @@ class Traffic(threading.Thread):
         self._progress = progress
         self._draw = random.Random(seed)
         self._asked = threading.Event()
-        self.free = threading.Event()  # set: do not wait for the outputs any more
         self.sent = 0
         self.acked = 0
         self.failed: list[str] = []
         self._partitions = cluster.partitions
+        transactions = {} if shape.aborted is None else {"transactional.id": f"{cluster.name}-traffic"}
         self._producer = Producer(
             {
+                **transactions,
                 "bootstrap.servers": cluster.broker.bootstrap_servers,
                 "log_level": 0,
                 "enable.idempotence": True,
                 "linger.ms": 5,
-                "message.timeout.ms": 120_000,
+                "message.timeout.ms": 55_000 if transactions else 600_000,
                 "message.max.bytes": 4_000_000,
                 "reconnect.backoff.max.ms": 500,
             }
@@ -86,25 +93,46 @@ class Traffic(threading.Thread):
         self._partitions = count
 
     def run(self) -> None:
+        if self.shape.aborted is not None:
+            self._producer.init_transactions()
         pause_s, due = self.shape.at_least_s / self.total, time.monotonic()
         for number in range(self.total):
             due = max(due + pause_s, time.monotonic())
-            while time.monotonic() < due and not self.free.is_set() and not self._asked.is_set():
+            while time.monotonic() < due and not self._asked.is_set():
                 self._producer.poll(0.002)
-            while self.sent - self._progress() > self.shape.keep_ahead and not self.free.is_set():
+            while self.sent - self._progress() > self.shape.keep_ahead:
                 self._producer.poll(0.01)
                 if self._asked.is_set():
                     return
             if self._asked.is_set():
                 return
+            if self.shape.aborted is not None and number % CHUNK == 0:
+                self._next_transaction(number, self.shape.aborted)
             self._send(number)
+        self._flush()
+
+    def _next_transaction(self, number: int, aborted: float) -> None:
+        """Commit what was sent; now and then write records that are never committed; begin anew."""
+        if number:
+            self._producer.commit_transaction()
+        if self._draw.random() < aborted:
+            self._producer.begin_transaction()
+            for ghost in range(CHUNK):
+                self._produce(self._draw.randrange(self._partitions), f"ghost{ghost}", b'{"user_id": 0, "item_id": 0}')
+            self._producer.flush(60)
+            self._producer.abort_transaction()
+        self._producer.begin_transaction()
+
+    def _flush(self) -> None:
         self._producer.flush(120)
+        if self.shape.aborted is not None and self.sent:
+            self._producer.commit_transaction()
 
     def stop(self) -> None:
         """End now; what was sent is flushed."""
         self._asked.set()
         self.join(30)
-        self._producer.flush(30)
+        self._producer.flush(30)  # what an open transaction holds is aborted by the broker in the end
 
     @property
     def done(self) -> bool:
@@ -113,11 +141,11 @@ class Traffic(threading.Thread):
     def _send(self, number: int) -> None:
         draw = self._draw
         partition = draw.randrange(self._partitions)
-        user = f"u{partition}-{draw.randrange(USERS_PER_PARTITION)}"
+        user = f"u{partition}-{draw.randrange(self.shape.users) if self.shape.users else number}"
         seconds = T0 + number
         event: dict[str, object] = {
             "user_id": user,
-            "item_id": draw.randrange(ITEMS),
+            "item_id": draw.randrange(self.shape.items),
             "event_type": draw.choice(("view", "buy")),
             "event_time": seconds,
             "event_id": number + 1,
@@ -132,22 +160,20 @@ class Traffic(threading.Thread):
             value = self.shape.make_strange(draw, event)
             if self.shape.strange_is_poison:
                 headers.append((POISON, b"1"))
-        while True:
-            try:
-                self._producer.produce(
-                    self.cluster.topic("events"),
-                    value,
-                    user.encode(),
-                    partition,
-                    timestamp=seconds * 1000,
-                    headers=headers,
-                    on_delivery=self._delivered,
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.1)
+        more = {"timestamp": seconds * 1000, "headers": headers, "on_delivery": self._delivered}
+        self._produce(partition, user, value, **more)
         self.sent += 1
         self._producer.poll(0)
+
+    def _produce(self, partition: int, user: str, value: bytes | None, **more: Any) -> None:
+        """Write one record, waiting where the client's buffer is full."""
+        while True:
+            try:
+                self._producer.produce(self.cluster.topic("events"), value, user.encode(), partition, **more)
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                return
 
     def _delivered(self, error: object, _message: object) -> None:
         if error is None:

@@ -1,4 +1,4 @@
-"""A worker's process: the command `tidemill run`, with hooks and a mutant where the scenario asks for them."""
+"""A worker's process: the command `tidemill run`, with hooks, a mutant or a disturbance where the scenario asks for it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ class Orders(NamedTuple):
     hits: str
     hooks: tuple[str, ...] = ()
     mutant: str = ""
+    disturbance: str = ""
 
     def arguments(self) -> list[str]:
         """As arguments of a command."""
-        return [self.config, self.log, self.hits, ",".join(self.hooks), self.mutant]
+        return [self.config, self.log, self.hits, ",".join(self.hooks), self.mutant, self.disturbance]
 
     @classmethod
     def read(cls, arguments: list[str]) -> Orders:
         """From arguments of a command."""
-        config, log, hits, hooks, mutant = arguments
-        return cls(config, log, hits, tuple(hook for hook in hooks.split(",") if hook), mutant)
+        config, log, hits, hooks, mutant, disturbance = arguments
+        return cls(config, log, hits, tuple(hook for hook in hooks.split(",") if hook), mutant, disturbance)
 
 
 def work(orders: Orders) -> None:
@@ -34,8 +35,12 @@ def work(orders: Orders) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     from consumer.cli import main
-    from tests.faults.hooks import MUTANTS, Hook, arm
+    from tests.faults.disturbances import DISTURBANCES
+    from tests.faults.hooks import Hook, arm
+    from tests.faults.mutants import MUTANTS
 
+    if orders.disturbance:
+        DISTURBANCES[orders.disturbance]()
     if orders.mutant:
         MUTANTS[orders.mutant]()
     for text in orders.hooks:

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from tests.faults.worker import Orders, work
 
 if TYPE_CHECKING:
@@ -33,7 +35,12 @@ def fork_context() -> Any:
     """Return the context of the server process that has everything loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["consumer.run", "consumer.cli", "torch._dynamo", "tests.faults.worker", "tests.faults.hooks"]
+        [
+            "consumer.run",
+            "consumer.cli",
+            "tests.faults.worker",
+            *(f"tests.faults.{name}" for name in ("hooks", "mutants", "disturbances")),
+        ]
     )
     return context
 
@@ -78,8 +85,8 @@ class WorkerProcess:
 class Workers:
     """All processes of a scenario, by the number of their instance."""
 
-    def __init__(self, cluster: Cluster, *, whole: bool = False, mutant: str = "") -> None:
-        self._cluster, self._whole, self._mutant = cluster, whole, mutant
+    def __init__(self, cluster: Cluster, *, whole: bool = False, mutant: str = "", disturbance: str = "") -> None:
+        self._cluster, self._whole, self._mutant, self._disturbance = cluster, whole, mutant, disturbance
         self.running: dict[int, WorkerProcess] = {}
         self.all: list[WorkerProcess] = []
         self.unwanted: list[str] = []
@@ -97,7 +104,8 @@ class Workers:
         log = self._cluster.folder / f"w{number}.log"
         config = self._cluster.write_config(number)
         hits = self._cluster.folder / "hits"
-        orders = Orders(str(config), str(log), str(hits), tuple(hook.text() for hook in hooks), self._mutant)
+        texts = tuple(hook.text() for hook in hooks)
+        orders = Orders(str(config), str(log), str(hits), texts, self._mutant, self._disturbance)
         process = WorkerProcess(orders, whole=self._whole)
         self.running[number] = process
         self.all.append(process)
@@ -116,6 +124,13 @@ class Workers:
             else:
                 self.restarts += 1
                 self.start(number)
+
+    def memory_bytes(self, number: int) -> int:
+        """Return the resident memory of an instance; 0 where it does not run."""
+        process = self.running.get(number)
+        if process is None or process.code is not None:
+            return 0
+        return int(psutil.Process(process.pid).memory_info().rss)
 
     def kill(self, number: int) -> int | None:
         """Kill -9, and wait until it is gone; it is not started again by itself."""

@@ -111,6 +111,7 @@ def test_a_missing_right_fails(cluster):
     cluster.rights["events"] = frozenset({"WRITE"})
     report = run()
     assert not report.ok
+    assert report.exit_code == 77
     assert "topic 'predictions': this user has no right to write" in report.render()
     assert "topic 'events': this user has no right to read" in report.render()
 
@@ -129,7 +130,9 @@ def test_some_bad_records_are_noted_and_only_bad_ones_fail(cluster):
     assert "1 of the last 2 records cannot be decoded" in report.render()
     assert "events-0@1: rejected, " in report.render()
     cluster.values = [b"no json"]
-    assert not run().ok
+    assert run().exit_code == 78
+    cluster.values = [GOOD]
+    assert run().exit_code == 0
 
 
 def test_an_empty_topic_or_no_sample_is_fine(cluster):
@@ -149,6 +152,7 @@ def test_an_expected_error_is_a_finding(monkeypatch, step, error):
     monkeypatch.setattr(module, step, fail)
     report = run()
     assert not report.ok
+    assert report.exit_code == error.exit_code
     assert str(error) in report.render()
 
 

@@ -89,7 +89,7 @@ class RunStandIn:
 
 @dataclass
 class Report:
-    ok: bool = True
+    exit_code: int = 0
 
     def render(self) -> str:
         return "the report"
@@ -110,7 +110,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def check(settings: Any, sample: int, *, create: bool) -> Report:
         noted.note("check", settings, sample=sample, create=create)
-        return Report(ok=sample != 0)
+        return Report(exit_code=0 if sample else 77)
 
     modules = {
         "consumer.run": {"RunOptions": RunStandIn, "run_worker": run},
@@ -248,7 +248,7 @@ def test_check_prints_its_report_and_its_verdict_is_the_exit_code(
 ) -> None:
     assert cli.main(["check", "--sample", "3"]) == 0
     assert capsys.readouterr().out == "the report\n"
-    assert cli.main(["check", "--sample", "0", "--create"]) == 78
+    assert cli.main(["check", "--sample", "0", "--create"]) == 77
     assert [named for _, _, named in calls] == [{"sample": 3, "create": False}, {"sample": 0, "create": True}]
 
 

@@ -595,3 +595,36 @@ def test_a_bad_stretch_is_not_drained_by_starting_again(stage, saved):
     drain(heir)
     assert len(stage.log.records("dead-letters")) == 400
     assert_same(heir.parts, stage.as_run(tolerant))
+
+
+def test_a_worker_that_dies_often_has_not_more_to_redo_each_time(tmp_path):
+    stage = Stage(tmp_path, snapshot={"every_s": 30.0})
+    fill(stage.log, 800)
+    redone = []
+    for _ in range(6):
+        worker = stage.worker()
+        redone.append(worker.parts.batch - max((s.batch for s in saved(stage)), default=0))
+        steps(worker, 3)
+        worker._writer.close()  # what dies leaves its thread here
+    assert max(redone) <= 3
+    last = stage.worker()
+    drain(last)
+    assert_same(last.parts, stage.as_run())
+    last.close()
+
+
+def test_a_lost_connection_does_not_put_the_next_snapshot_off(tmp_path):
+    stage = Stage(tmp_path, snapshot={"every_s": 30.0})
+    fill(stage.log, 800)
+    worker = stage.worker()
+    for _ in range(4):
+        stage.log.inject(Fault.LOST_PARTITIONS, after=1)
+        steps(worker, 3)
+        stage.clock.advance(10.0)
+    worker.close()
+    assert saved(stage)
+
+
+def saved(stage):
+    snapshots = stage.snapshots()
+    return [snapshots.open(name) for name in snapshots.names()]

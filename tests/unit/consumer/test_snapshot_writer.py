@@ -107,6 +107,7 @@ def test_a_defect_in_writing_is_not_hidden(desk):
 
 
 def test_closing_waits_for_what_is_under_way(desk):
+    before = set(threading.enumerate())
     desk.writer.write(image(4))
     assert desk.slow.begun.wait(10.0)
     desk.slow.may_end.set()
@@ -114,7 +115,7 @@ def test_closing_waits_for_what_is_under_way(desk):
     desk.writer.close()
     assert desk.slow.saved == [4]
     assert len(desk.told) == 1
-    assert not any(thread.name.startswith("snapshot") for thread in threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if thread not in before]
 
 
 def test_looking_where_nothing_is_written_is_nothing(desk):
