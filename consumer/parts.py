@@ -18,6 +18,7 @@ from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
+from incremental.champion import verdicts_told
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from model.model import Model
@@ -75,9 +76,11 @@ class Parts:
         self.histories = Histories(settings.history, settings.input)
         self.model = Model(settings.model, settings.worker.seed)
         self.predictor = Predictor(self.model)
-        self.learner = Learner(self.model, settings.learning, settings.prediction, settings.worker.seed)
+        self.learner = Learner(
+            self.model, settings.learning, settings.prediction, settings.policy, settings.worker.seed
+        )
         self.evaluation = Evaluation(
-            settings.evaluation, self.model.mixture.names, settings.history.length, settings.model.epsilon
+            settings.evaluation, settings.drift, self.model.mixture.names, settings.history.length, settings.model
         )
         self.events = 0  # accepted since the lineage began
         self.unsent: list[Detection] = []  # of the last micro-batch: they leave with the next
@@ -121,9 +124,14 @@ class Parts:
             self.unsent = []
             return self.learner.pass_over(plan)
         contexts = scored.staged.contexts
-        self.unsent = self.evaluation.update(contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events)
+        watched = ~self.learner.left_out(contexts, plan)
+        found = self.evaluation.update(
+            contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events, watched_B=watched
+        )
+        learned = self.learner.learn(contexts, scored.scores, plan)
+        self.unsent = self.learner.adaptation.react(found) + verdicts_told(learned.verdicts, self.events)
         self.events += len(considered.events)
-        return self.learner.learn(contexts, scored.scores, plan)
+        return learned
 
     def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
         """Make records history without predicting or learning from them, and count their micro-batch."""

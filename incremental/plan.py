@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.transformer import LearningStep
 
 if TYPE_CHECKING:
+    from incremental.policy import Action
     from incremental.settings import LearningSettings
 
 REFERENCE_EVENTS = 256
@@ -17,7 +18,10 @@ REFERENCE_EVENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class LearnPlan:
-    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes."""
+    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes.
+
+    The last five are the policy's, see `incremental.adaptation.Measures`.
+    """
 
     batch: int
     learn: bool
@@ -25,6 +29,16 @@ class LearnPlan:
     rehearsal_windows: int
     seed: int
     exclude_seen: bool
+    half_life_events: float = 0.0
+    rehearse_since: int = 0
+    quarantine_above: float = 0.0
+    score_champion: bool = False
+    actions: tuple[Action, ...] = ()
+
+
+def plan_of(values: dict[str, Any]) -> LearnPlan:
+    """Return the plan whose fields these JSON values are. Raises TypeError or KeyError where they are not."""
+    return LearnPlan(**values | {"actions": tuple(values.get("actions", ()))})
 
 
 def seed_for(seed: int, batch: int, purpose: str) -> int:

@@ -61,6 +61,23 @@ class ItemTable:
         self.weight[row] = mean
         self.bias[row] = 0.0
 
+    def restart(self, generator: torch.Generator) -> None:
+        """Let the embeddings of all items begin again, as if nothing had come before them."""
+        live = self.bias > -torch.inf
+        self.weight[live] = torch.randn(int(live.sum()), self.dim, generator=generator) * INIT_SCALE
+        self.bias[live] = 0.0
+        self._momentum.zero_(), self._variance.zero_(), self._steps.zero_()
+
+    def take_over(self, other: ItemTable) -> None:
+        """Take the rows of another table, older than this one, of the items that it knows."""
+        live = torch.zeros(len(self.bias), dtype=torch.bool)
+        live[: len(other.bias)] = other.bias > -torch.inf
+        live[UNKNOWN] = True
+        mine = (self.weight, self.bias, self._momentum, self._variance, self._steps)
+        theirs = (other.weight, other.bias, other._momentum, other._variance, other._steps)
+        for to, of in zip(mine, theirs, strict=True):
+            to[live] = of[live[: len(of)]]
+
     def _is_live(self, row: int) -> bool:
         return row < len(self.bias) and bool(self.bias[row] > -torch.inf)
 

@@ -74,6 +74,11 @@ class Mixture:
             share = (1.0 - alpha) * share + alpha * even
         self._share = share
 
+    def restart(self) -> None:
+        """Give every component the same weight again, and learn as fast as at the beginning."""
+        self._share[:], self._blend[:] = 1.0 / len(self._share), 1.0 / len(self.names)
+        self._seen[:], self._events = 0.0, 0
+
     def overall(self) -> dict[str, float]:
         """Return each component's effective weight, averaged over the events seen, for people."""
         seen = self._seen if self._seen.sum() else np.ones_like(self._seen)

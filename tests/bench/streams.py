@@ -72,7 +72,9 @@ def gradual(log, before, seed):
     """Permute the items of ever more events, until after 50,000 (or five sixths of what is left) it is all of them."""
     over = min(50_000, (len(log) - before) * 5 // 6)
     share = (np.arange(len(log)) - before) / over
-    return Stream("d", changed(log, other_items(log, seed), np.random.default_rng(seed).random(len(log)) < share), before)
+    return Stream(
+        "d", changed(log, other_items(log, seed), np.random.default_rng(seed).random(len(log)) < share), before
+    )
 
 
 def recurring(log, before, seed):
