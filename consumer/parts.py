@@ -19,8 +19,10 @@ from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
 from incremental.champion import verdicts_told
+from incremental.degradation import RECOVERED
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
+from incremental.plan import active
 from model.model import Model
 from model.predictor import Predictor
 from model.state import State
@@ -215,6 +217,17 @@ class Parts:
         else:
             self.metrics.learned("learned" if learned.loss.applied else "nonfinite", plan.learning_rate)
         self.metrics.vocabulary(self.model.items.size, learned.admitted, learned.evicted)
+
+    def report_drift(self, learned: Learned, plan: LearnPlan) -> None:
+        """Tell what was detected, what is done about it, and what came of that."""
+        for found in self.unsent:
+            log.info("drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action)
+            if found.is_alarm:
+                self.metrics.drift(found.signal)
+            elif found.signal == RECOVERED:
+                self.metrics.recovered_from_drift(self.evaluation.degradation.lasted)
+        self.metrics.degraded(now=self.evaluation.degradation.since is not None)
+        self.metrics.adapted(plan.actions, active(plan), learned.quarantined)
 
     def report_quality(self) -> None:
         """Set the gauges of quality: all methods lately, the mixture's weights, users."""

@@ -82,6 +82,7 @@ class Champion:
         self._add("ranker", earlier[lines, columns], present[lines, columns])
 
     def _compare_networks(self, contexts: Contexts, scores: Scores, known: Int64) -> None:
+        self._network.table.reserve(self._model.items.rows)  # items that came since are unknown to it
         view = self._network.view(contexts, self._model.smoothing)
         earlier = view.score(contexts.before_B[known].astype(np.int64), scores.target_B[known][:, None])[:, 0]
         self._add("network", earlier, scores.p_BM[known, self._model.mixture.names.index("transformer")])

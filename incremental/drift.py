@@ -40,6 +40,7 @@ MOST_SPREADS = 4.0
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
+DETECTORS = ("adwin", "page_hinkley", "kswin")
 
 Change = tuple[float, float]
 """The mean of a signal before and after."""
@@ -55,6 +56,11 @@ class Detection:
     before: float
     after: float
     action: str = "observe"
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a detector went off; other records tell what came of it."""
+        return self.detector in DETECTORS
 
 
 class RiverDetector(Protocol):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from incremental.baselines import Baselines
+from incremental.degradation import Degradation
 from incremental.drift import Detection, DriftMonitor
 from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
 from incremental.prequential import Prequential
@@ -36,6 +37,7 @@ class Evaluation:
         self._baselines = Baselines(history_length, model.epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
         self.signals = Signals(components, model.max_types + 1)
+        self.degradation = Degradation(drift)
         self.drift = DriftMonitor(names(components), drift.warm_up_events) if drift.enabled else None
 
     def update(
@@ -61,7 +63,8 @@ class Evaluation:
         if self.drift is None:
             return []
         values = self.signals.values(observed, outcomes, scores.type_B, scores.log_gap_B, watched_B)
-        return self.drift.update(values, event)
+        alarms = self.drift.update(values, event)
+        return alarms + self.degradation.update(self.drift, alarms, event)
 
     def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
         items, types, times = self._baselines.observe(observed) if self._baselines else ({}, {}, {})
@@ -88,11 +91,13 @@ class Evaluation:
         """Return the drift monitor; the sums begin anew with the process."""
         state = State(values={"drift": {} if self.drift is None else self.drift.state()})
         state.put("signals", self.signals.state())
+        state.put("degradation", self.degradation.state())
         return state
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self.signals.load(state.take("signals"))
+        self.degradation.load(state.take("degradation"))
         if self.drift is not None:
             self.drift.load_state(state.values["drift"])
 

@@ -99,6 +99,7 @@ class Learner:
             rehearsal_windows(self.settings, events),
             seed_for(self.seed, batch, "learn"),
             self.repeats.exclude,
+            measures.learning_rate_factor,
             measures.half_life_events,
             measures.rehearse_since,
             measures.quarantine_above,

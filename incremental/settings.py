@@ -60,6 +60,8 @@ class DriftSettings(Section):
     """The model has recovered when its mean log-loss over so many events is back at what it was ..."""
     recovery_slack: Share = Field(0.1, json_schema_extra=OPERATIONAL)
     """... but for this share of the rise."""
+    new_normal_after_events: Count = Field(200_000, json_schema_extra=OPERATIONAL)
+    """What has not recovered after so many events is the usual level from then on."""
 
 
 class PolicySettings(Section):

@@ -34,10 +34,10 @@ class ItemTable:
         self._momentum = torch.zeros(0, dim + 1)  # the last column belongs to the bias
         self._variance = torch.zeros(0, 2)  # of the embedding as a whole, of the bias
         self._steps = torch.zeros(0)
-        self._reserve(1024)
+        self.reserve(1024)
         self.weight[UNKNOWN] = torch.randn(dim, generator=generator) * INIT_SCALE
 
-    def _reserve(self, rows: int) -> None:
+    def reserve(self, rows: int) -> None:
         """Make room for `rows` rows; capacity doubles, so growing is cheap on average."""
         have = len(self.weight)
         if rows <= have:
@@ -54,7 +54,7 @@ class ItemTable:
 
         A context row that is admitted in the same micro-batch but not started yet says nothing.
         """
-        self._reserve(row + 1)
+        self.reserve(row + 1)
         noise = torch.randn(self.dim, generator=generator) * INIT_SCALE
         known = [other for other in context if other != row and self._is_live(other)]
         mean = self.weight[known].mean(dim=0) * CONTEXT_SHARE + 0.5 * noise if known else noise
@@ -106,9 +106,9 @@ class ItemTable:
 
     def state(self, rows: int) -> State:
         """Return the first `rows` rows."""
+        self.reserve(rows)
         names = {"weight": self.weight, "bias": self.bias, "momentum": self._momentum}
         names |= {"variance": self._variance, "steps": self._steps}
-        self._reserve(rows)
         return State({name: tensor[:rows].numpy().copy() for name, tensor in names.items()})
 
     def load(self, state: State) -> None:
@@ -116,4 +116,4 @@ class ItemTable:
         self.weight, self.bias, self._momentum, self._variance, self._steps = (
             torch.from_numpy(state.arrays[name].copy()) for name in ("weight", "bias", "momentum", "variance", "steps")
         )
-        self._reserve(max(1024, len(self.weight)))
+        self.reserve(max(1024, len(self.weight)))

@@ -185,5 +185,5 @@ def test_names_follow_the_conventions() -> None:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
         assert not name.endswith(("_total", "_count", "_sum", "_bucket", "_ms", "_minutes"))
         assert text.endswith(".")
-    assert all(name.endswith("_seconds") for name in HISTOGRAMS)
+    assert all(name.endswith(("_seconds", "_events")) for name in HISTOGRAMS)
     assert all(list(bounds) == sorted(set(bounds)) for _, _, bounds in HISTOGRAMS.values())
