@@ -79,9 +79,12 @@ def adwin(tests: int) -> RiverDetector:
 
 
 def page_hinkley(tests: int) -> RiverDetector:
-    """Page-Hinkley on standardised values; a run between false alarms is about exp(2 * allowance * threshold) blocks."""
+    """Page-Hinkley on standardised values; a run between false alarms is about exp(2 * allowance * threshold) blocks.
+
+    Nothing fades (`alpha` 1): with river's fading the sum comes back from far below by itself, and that is an alarm.
+    """
     threshold = log(QUIET_BLOCKS * tests) / (2.0 * ALLOWANCE)
-    detector: RiverDetector = PageHinkley(min_instances=1, delta=ALLOWANCE, threshold=threshold, mode="up")
+    detector: RiverDetector = PageHinkley(min_instances=1, delta=ALLOWANCE, threshold=threshold, alpha=1.0, mode="up")
     return detector
 
 
