@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 WORKER = "worker"
 

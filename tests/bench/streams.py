@@ -87,13 +87,13 @@ def recurring(log, before, seed):
 
 
 def burst(log, before, seed):
-    """For 10,000 events every other one is a bot's: 50 bots that go through 500 items in random order."""
+    """For 10,000 events every other one is of one of ten bots that go through 500 items in random order."""
     draw = np.random.default_rng(seed)
     bots = min(5_000, (len(log) - before) // 4)
     at = before + np.arange(bots)
     items = draw.choice(np.unique(log.item), min(500, len(np.unique(log.item))), replace=False)
     kind = np.full(bots, log.kind[before])
-    robots = Log(BOT + draw.integers(50, size=bots), draw.choice(items, bots), kind, log.time[at], np.zeros(bots, bool))
+    robots = Log(BOT + draw.integers(10, size=bots), draw.choice(items, bots), kind, log.time[at], np.zeros(bots, bool))
     place = np.concatenate([np.arange(len(log)) + 0.5, at.astype(float)])
     joined = {name: np.concatenate([getattr(log, name), getattr(robots, name)]) for name in Log.__annotations__}
     return Stream("f", Log(**joined)[np.argsort(place, kind="stable")], before)
