@@ -37,6 +37,8 @@ SPREAD_BLOCKS = 1024
 """Mean and spread of a signal follow it as fast as a mean over so many blocks."""
 LATEST_BLOCKS = 16
 MOST_SPREADS = 4.0
+LEAST_SPREAD = 0.03
+"""A spread is never taken for less, in the unit of the signal: a change that nobody would notice is no alarm."""
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
@@ -204,7 +206,7 @@ class _Watch:
         off = value - self._mean
         alarm = False
         if count > CALIBRATION_BLOCKS:
-            spreads = off / max(sqrt(self._variance), 1e-9)
+            spreads = off / max(sqrt(self._variance), LEAST_SPREAD)
             self._page_hinkley.update(min(max(spreads, -MOST_SPREADS), MOST_SPREADS))
             alarm = self._page_hinkley.drift_detected
         rate = max(1.0 / count, 1.0 / SPREAD_BLOCKS)

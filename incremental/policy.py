@@ -62,8 +62,6 @@ NEW_WORLD: tuple[Action, ...] = (
 
 TABLE: tuple[Rule, ...] = (
     Rule("misses", 0.7, NEW_WORLD),
-    Rule("log_loss", 0.3, ("short_half_lives",)),
-    Rule("unknown", 0.03, ("short_half_lives",)),
     Rule("event_type/log_loss", 0.3, ("restart_type_head",)),
     Rule("next_event_s/pinball", 0.3, ("restart_time_head",)),
 )

@@ -59,6 +59,7 @@ def parse(arguments):
     parser.add_argument("--quiet-recorded", type=int, default=100_000, help="of stream a: learned, then drawn from")
     parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
     parser.add_argument("--set", default="ml1m_pos", help="the log of streams b to g; without --data the simulator")
+    parser.add_argument("--items", type=int, default=1500, help="of the simulator")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
 
@@ -78,7 +79,7 @@ def settings_of(options, seed, **sections):
 def log_of(options, name, seed):
     events = options.before + options.after
     if options.data is None:
-        return simulate(events, seed)
+        return simulate(events, seed, items=options.items)
     if name == "h":
         return [
             read(Path(options.data) / log / "events.parquet", events, ties_seed=ties) for log, ties in NATURAL.items()

@@ -7,8 +7,6 @@ every user is new at some time. Event types follow each other too, and gaps insi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from model.compiled import compiled
@@ -17,36 +15,35 @@ from tests.bench.streams import Log
 TYPES = ("view", "cart", "buy")
 
 
-@dataclass(frozen=True)
-class World:
-    """The constant parameters."""
-
-    items: int = 1500
-    topics: int = 30
-    active: int = 400  # users at any time
-    visits: int = 60  # events of a user, on average
-    follow: float = 0.55  # chance that an item follows from the last one
-    successors: int = 6
+TOPICS = 30
+ACTIVE = 400
+"""Users at any time."""
+VISITS = 60
+"""Events of a user, on average."""
+FOLLOW = 0.55
+"""Chance that an item follows from the last one."""
+SUCCESSORS = 6
 
 
-def simulate(events, seed, world=World()):
+def simulate(events, seed, *, items=1500):
     """Return a log of so many events; the world itself depends on nothing, only the draws depend on the seed."""
-    fixed = np.random.default_rng(7)
-    topic_of = fixed.integers(world.topics, size=world.items)
-    order = np.argsort(topic_of, kind="stable")
-    start = np.searchsorted(topic_of[order], np.arange(world.topics + 1))
-    follows = fixed.integers(world.items, size=(world.items, world.successors))
-    stays = fixed.random((world.items, world.successors)) < 0.7
-    place = start[topic_of][:, None] + fixed.integers(1 << 30, size=follows.shape) % (
-        np.diff(start)[topic_of][:, None].clip(1)
-    )
-    follows = np.where(stays, order[np.minimum(place, world.items - 1)], follows)
+    start, order, follows = world(items)
     draw = np.random.default_rng(seed)
-    uniform = draw.random((events, 6))
-    user, item, kind, gap = walk(
-        uniform, draw.standard_normal(events), follows, order, start, world.active, world.visits, world.follow
-    )
+    uniform, normal = draw.random((events, 6)), draw.standard_normal(events)
+    user, item, kind, gap = walk(uniform, normal, follows, order, start, ACTIVE, VISITS, FOLLOW)
     return Log(user, item, np.array(TYPES)[kind], 1_700_000_000.0 + np.cumsum(gap), np.ones(events, bool))
+
+
+def world(items):
+    """Return where each topic begins among the items ordered by topic, those items, and each item's successors."""
+    fixed = np.random.default_rng(7)
+    topic_of = fixed.integers(TOPICS, size=items)
+    order = np.argsort(topic_of, kind="stable")
+    start = np.searchsorted(topic_of[order], np.arange(TOPICS + 1))
+    anywhere = fixed.integers(items, size=(items, SUCCESSORS))
+    size = np.diff(start)[topic_of][:, None]
+    nearby = order[start[topic_of][:, None] + fixed.integers(1 << 30, size=anywhere.shape) % size]
+    return start, order, np.where(fixed.random(anywhere.shape) < 0.7, nearby, anywhere)
 
 
 @compiled

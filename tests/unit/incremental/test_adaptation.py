@@ -49,7 +49,7 @@ def go_on(adaptation, events, windows=7):
 
 def test_without_an_alarm_nothing_is_done():
     adaptation = Adaptation(SETTINGS)
-    adaptation.react([Detection(5, "log_loss", "adwin", 6.0, 6.01)])
+    adaptation.react([Detection(5, "log_loss", "adwin", 6.0, 6.1)])
     measures = adaptation.measures(7, 1)
     assert measures.actions == ()
     assert not any(active(plan_of(measures)).values())

@@ -9,8 +9,7 @@ ALL = PolicySettings(**{name: True for name, field in PolicySettings.model_field
 def test_a_large_rise_calls_for_more_than_a_small_one():
     assert respond("misses", 0.9, ALL) == NEW_WORLD
     assert respond("misses", 0.3, ALL) == ()
-    assert respond("log_loss", 0.5, ALL) == ("short_half_lives",)
-    assert respond("log_loss", 0.01, ALL) == ()
+    assert respond("log_loss", 1.5, ALL) == ()
     assert respond("log_loss/transformer", 9.0, ALL) == ()
 
 
