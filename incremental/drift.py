@@ -5,6 +5,9 @@ kinds look at them: ADWIN (Bifet and Gavalda 2007) at the means as they are; Pag
 units of their own spread, at most 4 of them, so that one strange block is no alarm; KSWIN (Raab et al. 2020), which is
 costly, at means over four blocks of the model's loss alone. Their thresholds are corrected for how many there are.
 
+One signal, TYPICAL, is about everybody at once: its blocks are judged by their median, and its rise by the least of the
+latest eight, so that it is large only where no part of the traffic is as it was.
+
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
 A detector cannot be saved, so it is defined by what it was fed: the block means since its last beginning are kept, at
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, sqrt
+from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -42,6 +46,10 @@ LEAST_SPREAD = 0.03
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
+TYPICAL = "typical_loss"
+TYPICAL_BLOCKS = 8
+TYPICAL_CAUTION = 1.5
+"""Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
 
 Change = tuple[float, float]
@@ -80,12 +88,12 @@ def adwin(tests: int) -> RiverDetector:
     return detector
 
 
-def page_hinkley(tests: int) -> RiverDetector:
+def page_hinkley(tests: int, caution: float = 1.0) -> RiverDetector:
     """Page-Hinkley on standardised values; a run between false alarms is about exp(2 * allowance * threshold) blocks.
 
     Nothing fades (`alpha` 1): with river's fading the sum comes back from far below by itself, and that is an alarm.
     """
-    threshold = log(QUIET_BLOCKS * tests) / (2.0 * ALLOWANCE)
+    threshold = caution * log(QUIET_BLOCKS * tests) / (2.0 * ALLOWANCE)
     detector: RiverDetector = PageHinkley(min_instances=1, delta=ALLOWANCE, threshold=threshold, alpha=1.0, mode="up")
     return detector
 
@@ -102,7 +110,10 @@ class DriftMonitor:
     def __init__(self, signals: Sequence[str], warm_up_events: int = 0) -> None:
         tests = 2 * len(signals) + 1
         self._warm_up_events = warm_up_events
-        self._watches = {signal: _Watch(tests, costly=signal == "log_loss") for signal in signals}
+        self._watches = {
+            signal: (_TypicalWatch(tests) if signal == TYPICAL else _Watch(tests, costly=signal == "log_loss"))
+            for signal in signals
+        }
 
     def update(self, values: Mapping[str, Float64], event: int) -> list[Detection]:
         """Take one micro-batch of per-event values per signal, in stream order; return what is detected.
@@ -135,6 +146,8 @@ class DriftMonitor:
 class _Watch:
     """The detectors of one signal, and the block means that they are made of."""
 
+    _caution = 1.0
+
     def __init__(self, tests: int, *, costly: bool) -> None:
         self._tests, self._costly = tests, costly
         self._rest: list[float] = []  # values of the block that is not full yet
@@ -147,7 +160,7 @@ class _Watch:
         self._rest = values[full:]
         changes: list[tuple[str, Change]] = []
         for start in range(0, full, BLOCK_EVENTS):
-            changes += self._take(sum(values[start : start + BLOCK_EVENTS]) / BLOCK_EVENTS)
+            changes += self._take(self._level(values[start : start + BLOCK_EVENTS]))
         return changes
 
     def level(self, blocks: int) -> float | None:
@@ -163,10 +176,18 @@ class _Watch:
         self._rest = list(state["rest"])
         self._rebuild(state["blocks"])
 
+    def _level(self, block: list[float]) -> float:
+        """Return what a block counts as."""
+        return sum(block) / BLOCK_EVENTS
+
+    def _rise(self) -> Change | None:
+        """Return how the signal rose, None where it did not."""
+        return rise(self._blocks)
+
     def _begin(self) -> None:
         self._blocks: list[float] = []
         self._mean, self._variance = 0.0, 0.0
-        self._adwin, self._page_hinkley = adwin(self._tests), page_hinkley(self._tests)
+        self._adwin, self._page_hinkley = adwin(self._tests), page_hinkley(self._tests, self._caution)
         self._kswin = kswin(self._tests) if self._costly else None
 
     def _rebuild(self, blocks: Sequence[float]) -> None:
@@ -181,7 +202,7 @@ class _Watch:
             self._rebuild(self._blocks[-KEPT_BLOCKS // 2 :])
         if not went_off:
             return []
-        change = rise(self._blocks)
+        change = self._rise()
         if change is None:
             return []
         self._begin()
@@ -213,6 +234,25 @@ class _Watch:
         self._mean += rate * off
         self._variance += rate * (off * (value - self._mean) - self._variance)
         return ["page_hinkley"] if alarm else []
+
+
+class _TypicalWatch(_Watch):
+    """The same for TYPICAL."""
+
+    _caution = TYPICAL_CAUTION
+
+    def __init__(self, tests: int) -> None:
+        super().__init__(tests, costly=False)
+
+    def _level(self, block: list[float]) -> float:
+        return median(block)
+
+    def _rise(self) -> Change | None:
+        if len(self._blocks) <= TYPICAL_BLOCKS:
+            return None
+        earlier, latest = self._blocks[:-TYPICAL_BLOCKS], self._blocks[-TYPICAL_BLOCKS:]
+        before, after = sum(earlier) / len(earlier), min(latest)
+        return (before, after) if after > before else None
 
 
 def rise(blocks: Sequence[float]) -> Change | None:

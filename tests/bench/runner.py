@@ -39,6 +39,7 @@ class Trace:
     by_component: list = field(default_factory=list)
     detections: list = field(default_factory=list)
     plans: list = field(default_factory=list)
+    quarantined: int = 0
 
     def arrays(self):
         return np.concatenate(self.hit), np.concatenate(self.scored)
@@ -82,7 +83,7 @@ class Run:
         if change_plan is not None:
             considered = change_plan(considered, place)
         parts.keep(considered)
-        parts.learn(considered)
+        self.trace.quarantined += parts.learn(considered).quarantined
         self.offset += len(events)
         self.note(considered, part.genuine)
 
