@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from model.contexts import Bool, Float64, Int64
 
 WINDOW = 2048
-LEAST = 96
+LEAST = 64
 
 
 class Quarantine:

@@ -1,5 +1,6 @@
 """The signals that drift is looked for in: per event of a micro-batch, in stream order, higher is worse or stranger.
 
+`typical_loss`                        the same as `log_loss`, looked at in another way by the detectors
 `log_loss` and `log_loss/<component>`  nats that the item cost, of the mixture and of each component
 `misses`                              1 where the item was not among the first ten
 `unknown`                             1 where the item was not in the vocabulary
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from incremental.drift import TYPICAL
 from incremental.outcomes import IGNORED, SCORED
 from model.state import State
 
@@ -39,6 +41,7 @@ def names(components: Sequence[str]) -> list[str]:
     """Return the signals of a model with these components, in the order in which they are watched."""
     losses = [f"log_loss/{name}" for name in components]
     others = [
+        TYPICAL,
         "misses",
         "unknown",
         "event_type",
@@ -82,6 +85,8 @@ class Signals:
             if name in outcomes.items:
                 signal = "log_loss" if name == OURS else f"log_loss/{name}"
                 values[signal] = -outcomes.items[name].log_prob_B[scored_B]
+        if "log_loss" in values:
+            values[TYPICAL] = values["log_loss"]
         if OURS in outcomes.types:
             values["event_type/log_loss"] = -outcomes.types[OURS].log_prob_B[scored_B]
         if OURS in outcomes.times:

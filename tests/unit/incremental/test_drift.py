@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from incremental import drift
-from incremental.drift import BLOCK_EVENTS, KEPT_BLOCKS, Detection, DriftMonitor, rise
+from incremental.drift import BLOCK_EVENTS, KEPT_BLOCKS, TYPICAL, Detection, DriftMonitor, rise
 
 SIGNALS = ["log_loss", "unknown"]
 
@@ -48,8 +48,8 @@ class Deaf:
 
     drift_detected = False
 
-    def __init__(self, tests):
-        del tests
+    def __init__(self, tests, caution=1.0):
+        del tests, caution
 
     def update(self, x):
         del x
@@ -142,3 +142,15 @@ def test_a_rise_is_measured_where_it_stands_out_most():
 def test_only_what_a_detector_said_is_an_alarm():
     assert Detection(1, "log_loss", "kswin", 1.0, 2.0).is_alarm
     assert not Detection(1, "recovered", "log_loss", 2.0, 1.0).is_alarm
+
+
+@pytest.mark.parametrize(("affected", "large"), [(1.0, True), (0.5, False), (0.3, False)])
+def test_the_typical_loss_is_large_only_where_everybody_is_affected(affected, large):
+    draw = np.random.default_rng(2)
+    usual, worse = draw.gamma(6.0, 1.0, 20_000), 7.0 + draw.gamma(2.0, 0.7, 20_000)
+    values = np.where((np.arange(20_000) >= 10_000) & (draw.random(20_000) < affected), worse, usual)
+    monitor = DriftMonitor([TYPICAL])
+    found = [one for at in range(0, 20_000, 256) for one in monitor.update({TYPICAL: values[at : at + 256]}, at)]
+    assert found
+    assert found[0].event + 256 - 10_000 <= 1000
+    assert (found[0].after - found[0].before >= 1.5) == large
