@@ -5,7 +5,7 @@ kinds look at them: ADWIN (Bifet and Gavalda 2007) at the means as they are; Pag
 units of their own spread, at most 4 of them, so that one strange block is no alarm; KSWIN (Raab et al. 2020), which is
 costly, at means over four blocks of the model's loss alone. Their thresholds are corrected for how many there are.
 
-One signal, TYPICAL, is about everybody at once: its blocks are judged by their median, and its rise by the least of the
+One signal, TYPICAL, is about everybody at once: its blocks are judged by their 13th smallest value of 32, and its rise by the least of the
 latest eight, so that it is large only where no part of the traffic is as it was.
 
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, sqrt
-from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -48,6 +47,7 @@ ALLOWANCE = 0.5
 KSWIN_BLOCKS = 4
 TYPICAL = "typical_loss"
 TYPICAL_BLOCKS = 8
+TYPICAL_PLACE = 12
 TYPICAL_CAUTION = 1.5
 """Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
@@ -245,7 +245,7 @@ class _TypicalWatch(_Watch):
         super().__init__(tests, costly=False)
 
     def _level(self, block: list[float]) -> float:
-        return median(block)
+        return sorted(block)[TYPICAL_PLACE]
 
     def _rise(self) -> Change | None:
         if len(self._blocks) <= TYPICAL_BLOCKS:

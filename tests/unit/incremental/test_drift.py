@@ -147,10 +147,9 @@ def test_only_what_a_detector_said_is_an_alarm():
 @pytest.mark.parametrize(("affected", "large"), [(1.0, True), (0.5, False), (0.3, False)])
 def test_the_typical_loss_is_large_only_where_everybody_is_affected(affected, large):
     draw = np.random.default_rng(2)
-    usual, worse = draw.gamma(6.0, 1.0, 20_000), 7.0 + draw.gamma(2.0, 0.7, 20_000)
+    usual, worse = draw.gamma(6.0, 1.0, 20_000), draw.normal(8.5, 0.8, 20_000)
     values = np.where((np.arange(20_000) >= 10_000) & (draw.random(20_000) < affected), worse, usual)
     monitor = DriftMonitor([TYPICAL])
     found = [one for at in range(0, 20_000, 256) for one in monitor.update({TYPICAL: values[at : at + 256]}, at)]
-    assert found
-    assert found[0].event + 256 - 10_000 <= 1000
-    assert (found[0].after - found[0].before >= 1.5) == large
+    assert [one.after - one.before >= 1.6 for one in found[:1]] == ([True] if large else [False][: len(found)])
+    assert not large or found[0].event + 256 - 10_000 <= 600
