@@ -1,7 +1,7 @@
 """Quarantine: users who act far more than others and far less predictably are predicted for, but not learned from.
 
 A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
-least LEAST of them, whose mean log-loss is above that of all other events by a stated number of nats, is left out of
+least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, is left out of
 learning, and of the signals that drift is looked for in, until that is no longer so. Where behaviour changes, everyone
 is hard to predict, and nobody stands out.
 """
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from model.contexts import Bool, Float64, Int64
 
 WINDOW = 2048
-LEAST = 64
+LEAST = 48
+KNOWN = 8
+"""Events that a user needs to count among the others."""
 
 
 class Quarantine:
@@ -34,10 +36,11 @@ class Quarantine:
             return np.zeros(0, np.int64)
         users, index, count = np.unique(self._user, return_inverse=True, return_counts=True)
         loss = np.bincount(index, self._loss)
-        often = count >= LEAST
-        others = max(1, int(count[~often].sum()))
-        usual = loss[~often].sum() / others if others >= LEAST else np.median(loss / count)
-        left_out: Int64 = users[often & (loss / count >= usual + above)]
+        known = count >= KNOWN
+        if not known.any():
+            return np.zeros(0, np.int64)
+        usual = float(np.median(loss[known] / count[known]))
+        left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + above)]
         return left_out
 
     def learn(self, user_B: Int64, loss_B: Float64) -> None:

@@ -157,11 +157,13 @@ def variants_of(options, stream, prefixes, seed):
     return traces
 
 
-def one_stream(options, name, seed):
-    """Return the figures of one stream under one seed."""
-    log = log_of(options, name, seed)
+def one_stream(options, name, seed, shared):
+    """Return the figures of one stream under one seed; `shared`: log and prefixes by seed, which all streams begin with."""
+    if seed not in shared:
+        log = log_of(options, name, seed)
+        shared[seed] = log, Prefixes(options, log, seed)
+    log, prefixes = shared[seed]
     stream = STREAMS[name](log, options.before, seed)
-    prefixes = Prefixes(options, stream.log, seed)
     before = prefixes.online().trace
     traces = variants_of(options, stream, prefixes, seed)
     row = figures.compare(stream, before, traces)
@@ -188,23 +190,25 @@ def natural(options, seed):
 
 def bench(options):
     result = {"options": vars(options), "streams": {}}
+    seeds, shared = [int(seed) for seed in options.seeds.split(",")], {}
     for name in options.stream or ("a", *STREAMS):
         say(f"stream {name}")
-        if name == "a":
-            result["streams"]["a"] = quiet(options, settings_of(options, 0))
-        elif name == "h" and options.data is None:
-            result["streams"]["h"] = {"skipped": "needs --data"}
-        else:
-            run = natural if name == "h" else one_stream
-            seeds = [
-                run(options, seed) if name == "h" else run(options, name, seed)
-                for seed in map(int, options.seeds.split(","))
-            ]
-            result["streams"][name] = figures.summed(name, seeds)
-        say(json.dumps(result["streams"][name].get("targets", result["streams"][name])))
+        found = figures_of(options, name, seeds, shared)
+        result["streams"][name] = found
+        say(json.dumps(found.get("targets", found)))
     targets = [value for stream in result["streams"].values() for value in stream.get("targets", {}).values()]
     result["holds"] = all(target["holds"] for target in targets)
     return result
+
+
+def figures_of(options, name, seeds, shared):
+    """Return the rows of one stream and the targets that they meet or miss."""
+    if name == "a":
+        return quiet(options, settings_of(options, seeds[0]))
+    if name == "h" and options.data is None:
+        return {"skipped": "needs --data"}
+    rows = [natural(options, seed) if name == "h" else one_stream(options, name, seed, shared) for seed in seeds]
+    return figures.summed(name, rows)
 
 
 def say(text):

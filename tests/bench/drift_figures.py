@@ -77,7 +77,7 @@ def delay(stream, trace):
     at = [
         found.event
         for found in trace.detections
-        if found.event >= stream.change - 256 and "champion" not in found.signal
+        if found.event > stream.change - 256 and found.is_alarm
     ]
     return min(min(at) + 256 - stream.change, length) if at else length
 
@@ -122,10 +122,9 @@ def natural(traces):
 
 def summed(name, seeds):
     """Return the rows of all seeds, and the targets that they meet or miss."""
-    made = {"natural": natural_targets} if name == "h" else {"b": gap_targets, "c": gap_targets, "g": gap_targets}
     targets = {} if name == "h" else never_worse(seeds)
     if name in "bcg":
-        targets |= made[name](seeds) | delay_target(name, seeds)
+        targets |= gap_targets(seeds) | delay_target(name, seeds)
     if name == "h":
         targets |= natural_targets(seeds)
     if name == "f":

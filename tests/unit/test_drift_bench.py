@@ -39,7 +39,7 @@ SMALL = [
 def abrupt():
     options = parse(["--stream", "b", *SMALL])
     options.data = None
-    return one_stream(options, "b", 0)
+    return one_stream(options, "b", 0, {})
 
 
 def test_an_abrupt_change_is_seen_at_once_and_not_before(abrupt):
