@@ -28,7 +28,7 @@ UNITS = {"log_loss": " (nats)"}
 
 SIGNALS = {
     "log_loss": "log-loss of the model (nats)",
-    "typical_loss": "log-loss of the typical event (nats)",
+    "lost_hits": "share of misses when many events became harder at once",
     "misses": "share of events whose item was not among the first ten",
     "unknown": "share of events with an unknown item",
     "event_type": "surprise of the event types (nats)",

@@ -5,8 +5,10 @@ kinds look at them: ADWIN (Bifet and Gavalda 2007) at the means as they are; Pag
 units of their own spread, at most 4 of them, so that one strange block is no alarm; KSWIN (Raab et al. 2020), which is
 costly, at means over four blocks of the model's loss alone. Their thresholds are corrected for how many there are.
 
-One signal, TYPICAL, is about everybody at once: its blocks are judged by their 13th smallest value of 32, and its rise by the least of the
-latest eight, so that it is large only where no part of the traffic is as it was.
+One signal, LOST_HITS, is about a change of everything at once. It is fed the model's loss, and its blocks are judged by
+their 13th smallest value of 32, which moves only where many events are harder than usual. What it tells when it goes off
+is the signal MISSES over the latest eight blocks: in so few events the share of hits that is lost tells best whether all
+of the traffic has changed or only a part of it.
 
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
@@ -45,10 +47,10 @@ LEAST_SPREAD = 0.03
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
-TYPICAL = "typical_loss"
-TYPICAL_BLOCKS = 8
-TYPICAL_PLACE = 12
-TYPICAL_CAUTION = 1.5
+LOST_HITS, MISSES = "lost_hits", "misses"
+SUDDEN_BLOCKS = 8
+SUDDEN_PLACE = 12
+SUDDEN_CAUTION = 1.5
 """Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
 
@@ -111,7 +113,7 @@ class DriftMonitor:
         tests = 2 * len(signals) + 1
         self._warm_up_events = warm_up_events
         self._watches = {
-            signal: (_TypicalWatch(tests) if signal == TYPICAL else _Watch(tests, costly=signal == "log_loss"))
+            signal: (_LostHitsWatch(tests) if signal == LOST_HITS else _Watch(tests, costly=signal == "log_loss"))
             for signal in signals
         }
 
@@ -123,11 +125,17 @@ class DriftMonitor:
         if event < self._warm_up_events:
             return []
         return [
-            Detection(event, signal, detector, before, after)
+            Detection(event, signal, detector, *told)
             for signal, watch in self._watches.items()
             if signal in values
-            for detector, (before, after) in watch.update(values[signal])
+            for detector, change in watch.update(values[signal])
+            if (told := self._lost_hits() if signal == LOST_HITS else change) is not None
         ]
+
+    def _lost_hits(self) -> Change | None:
+        """Return the misses before and after a sudden change; None where they have gone off by themselves just before."""
+        misses = self._watches.get(MISSES)
+        return None if misses is None else misses.latest(SUDDEN_BLOCKS)
 
     def level(self, signal: str, blocks: int) -> float | None:
         """Return the mean of the latest blocks of a signal since its last alarm; None while there are not so many."""
@@ -162,6 +170,14 @@ class _Watch:
         for start in range(0, full, BLOCK_EVENTS):
             changes += self._take(self._level(values[start : start + BLOCK_EVENTS]))
         return changes
+
+    def latest(self, blocks: int) -> Change | None:
+        """Return the mean without the latest blocks and that of those; None where it did not rise, or is not known."""
+        if len(self._blocks) <= CALIBRATION_BLOCKS:
+            return None
+        earlier = self._blocks[:-blocks]
+        before, after = sum(earlier) / len(earlier), sum(self._blocks[-blocks:]) / blocks
+        return (before, after) if after > before else None
 
     def level(self, blocks: int) -> float | None:
         """Return the mean of the latest blocks."""
@@ -236,23 +252,16 @@ class _Watch:
         return ["page_hinkley"] if alarm else []
 
 
-class _TypicalWatch(_Watch):
-    """The same for TYPICAL."""
+class _LostHitsWatch(_Watch):
+    """The same for LOST_HITS."""
 
-    _caution = TYPICAL_CAUTION
+    _caution = SUDDEN_CAUTION
 
     def __init__(self, tests: int) -> None:
         super().__init__(tests, costly=False)
 
     def _level(self, block: list[float]) -> float:
-        return sorted(block)[TYPICAL_PLACE]
-
-    def _rise(self) -> Change | None:
-        if len(self._blocks) <= TYPICAL_BLOCKS:
-            return None
-        earlier, latest = self._blocks[:-TYPICAL_BLOCKS], self._blocks[-TYPICAL_BLOCKS:]
-        before, after = sum(earlier) / len(earlier), min(latest)
-        return (before, after) if after > before else None
+        return sorted(block)[SUDDEN_PLACE]
 
 
 def rise(blocks: Sequence[float]) -> Change | None:

@@ -61,7 +61,7 @@ NEW_WORLD: tuple[Action, ...] = (
 """For a change after which little of what was learned is still true."""
 
 TABLE: tuple[Rule, ...] = (
-    Rule("typical_loss", 1.6, NEW_WORLD),
+    Rule("lost_hits", 0.7, NEW_WORLD),
     Rule("misses", 0.7, NEW_WORLD),
     Rule("event_type/log_loss", 0.3, ("restart_type_head",)),
     Rule("next_event_s/pinball", 0.3, ("restart_time_head",)),
@@ -70,9 +70,9 @@ TABLE: tuple[Rule, ...] = (
 
 
 def size(signal: str, before: float, after: float) -> float:
-    """Return how large a rise is: of `misses` the share of all hits that was lost, else the difference."""
+    """Return how large a rise is: of misses the share of all hits that was lost, else the difference."""
     rise = after - before
-    return rise / max(1.0 - before, 1e-9) if signal == "misses" else rise
+    return rise / max(1.0 - before, 1e-9) if signal in {"misses", "lost_hits"} else rise
 
 
 def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action, ...]:

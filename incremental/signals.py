@@ -1,6 +1,6 @@
 """The signals that drift is looked for in: per event of a micro-batch, in stream order, higher is worse or stranger.
 
-`typical_loss`                        the same as `log_loss`, looked at in another way by the detectors
+`lost_hits`                           fed the same as `log_loss`, see `incremental.drift`
 `log_loss` and `log_loss/<component>`  nats that the item cost, of the mixture and of each component
 `misses`                              1 where the item was not among the first ten
 `unknown`                             1 where the item was not in the vocabulary
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from incremental.drift import TYPICAL
+from incremental.drift import LOST_HITS, MISSES
 from incremental.outcomes import IGNORED, SCORED
 from model.state import State
 
@@ -41,8 +41,8 @@ def names(components: Sequence[str]) -> list[str]:
     """Return the signals of a model with these components, in the order in which they are watched."""
     losses = [f"log_loss/{name}" for name in components]
     others = [
-        TYPICAL,
-        "misses",
+        MISSES,
+        LOST_HITS,
         "unknown",
         "event_type",
         "time_gap",
@@ -80,13 +80,13 @@ class Signals:
             "active_users": share_of_same(observed.user_B[counted_B]),
         }
         if OURS in outcomes.items:
-            values["misses"] = (outcomes.items[OURS].rank_B[scored_B] >= LISTED).astype(np.float64)
+            values[MISSES] = (outcomes.items[OURS].rank_B[scored_B] >= LISTED).astype(np.float64)
         for name in (OURS, *self._components):
             if name in outcomes.items:
                 signal = "log_loss" if name == OURS else f"log_loss/{name}"
                 values[signal] = -outcomes.items[name].log_prob_B[scored_B]
         if "log_loss" in values:
-            values[TYPICAL] = values["log_loss"]
+            values[LOST_HITS] = values["log_loss"]
         if OURS in outcomes.types:
             values["event_type/log_loss"] = -outcomes.types[OURS].log_prob_B[scored_B]
         if OURS in outcomes.times:

@@ -74,11 +74,7 @@ def recovered(trace, oracle):
 def delay(stream, trace):
     """Return the events from the change to the end of the micro-batch in which the first alarm was raised."""
     length = len(stream.log) - stream.change
-    at = [
-        found.event
-        for found in trace.detections
-        if found.event > stream.change - 256 and found.is_alarm
-    ]
+    at = [found.event for found in trace.detections if found.event > stream.change - 256 and found.is_alarm]
     return min(min(at) + 256 - stream.change, length) if at else length
 
 

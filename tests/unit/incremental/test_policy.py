@@ -7,7 +7,7 @@ ALL = PolicySettings(**{name: True for name, field in PolicySettings.model_field
 
 
 def test_a_large_rise_calls_for_more_than_a_small_one():
-    assert respond("misses", 0.9, ALL) == respond("typical_loss", 2.0, ALL) == NEW_WORLD
+    assert respond("misses", 0.9, ALL) == respond("lost_hits", 0.8, ALL) == NEW_WORLD
     assert respond("misses", 0.3, ALL) == ()
     assert respond("log_loss", 1.5, ALL) == ()
     assert respond("log_loss/transformer", 9.0, ALL) == ()
