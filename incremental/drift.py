@@ -7,8 +7,8 @@ costly, at means over four blocks of the model's loss alone. Their thresholds ar
 
 One signal, LOST_HITS, is about a change of everything at once. It is fed the model's loss, and its blocks are judged by
 their 13th smallest value of 32, which moves only where many events are harder than usual. What it tells when it goes off
-is the signal MISSES over the latest eight blocks: in so few events the share of hits that is lost tells best whether all
-of the traffic has changed or only a part of it.
+is the signal MISSES over the latest 16 blocks: in so few events the share of hits that is lost tells best whether all of
+the traffic has changed or only a part of it. Page-Hinkley alone watches it, and late enough for those blocks.
 
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
@@ -48,9 +48,9 @@ ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
 LOST_HITS, MISSES = "lost_hits", "misses"
-SUDDEN_BLOCKS = 8
+SUDDEN_BLOCKS = 16
 SUDDEN_PLACE = 12
-SUDDEN_CAUTION = 1.5
+SUDDEN_CAUTION = 2.5
 """Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
 
@@ -203,7 +203,8 @@ class _Watch:
     def _begin(self) -> None:
         self._blocks: list[float] = []
         self._mean, self._variance = 0.0, 0.0
-        self._adwin, self._page_hinkley = adwin(self._tests), page_hinkley(self._tests, self._caution)
+        self._page_hinkley = page_hinkley(self._tests, self._caution)
+        self._adwin = adwin(self._tests) if self._caution == 1.0 else None
         self._kswin = kswin(self._tests) if self._costly else None
 
     def _rebuild(self, blocks: Sequence[float]) -> None:
@@ -228,9 +229,10 @@ class _Watch:
         """Let all detectors see a block mean; return the names of those that went off."""
         self._blocks.append(value)
         went_off = self._standardised(value)
-        self._adwin.update(value)
-        if self._adwin.drift_detected:
-            went_off.append("adwin")
+        if self._adwin is not None:
+            self._adwin.update(value)
+            if self._adwin.drift_detected:
+                went_off.append("adwin")
         if self._kswin is not None and len(self._blocks) % KSWIN_BLOCKS == 0:
             self._kswin.update(sum(self._blocks[-KSWIN_BLOCKS:]) / KSWIN_BLOCKS)
             if self._kswin.drift_detected:
