@@ -28,7 +28,8 @@ UNITS = {"log_loss": " (nats)"}
 
 SIGNALS = {
     "log_loss": "log-loss of the model (nats)",
-    "lost_hits": "share of misses when many events became harder at once",
+    "misses/known": "the same, of users with a long history",
+    "lost_hits": "the same, when most of their events became harder at once",
     "misses": "share of events whose item was not among the first ten",
     "unknown": "share of events with an unknown item",
     "event_type": "surprise of the event types (nats)",

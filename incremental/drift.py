@@ -5,10 +5,11 @@ kinds look at them: ADWIN (Bifet and Gavalda 2007) at the means as they are; Pag
 units of their own spread, at most 4 of them, so that one strange block is no alarm; KSWIN (Raab et al. 2020), which is
 costly, at means over four blocks of the model's loss alone. Their thresholds are corrected for how many there are.
 
-One signal, LOST_HITS, is about a change of everything at once. It is fed the model's loss, and its blocks are judged by
-their 13th smallest value of 32, which moves only where many events are harder than usual. What it tells when it goes off
-is the signal MISSES over the latest 16 blocks: in so few events the share of hits that is lost tells best whether all of
-the traffic has changed or only a part of it. Page-Hinkley alone watches it, and late enough for those blocks.
+One signal, LOST_HITS, is about a change of everything at once. It is fed the model's loss on users with a long history, who
+cannot be the newcomers of a burst, and its blocks are judged by their 13th smallest value of 32, which moves only where
+many events are harder than usual. What it tells when it goes off is KNOWN_MISSES over the latest eight blocks: in so few
+events the share of hits that is lost tells best whether all of the traffic has changed or only a part of it. Page-Hinkley
+alone watches it, and late enough for those blocks.
 
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
@@ -47,10 +48,10 @@ LEAST_SPREAD = 0.03
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
-LOST_HITS, MISSES = "lost_hits", "misses"
-SUDDEN_BLOCKS = 16
+LOST_HITS, KNOWN_MISSES = "lost_hits", "misses/known"
+SUDDEN_BLOCKS = 8
 SUDDEN_PLACE = 12
-SUDDEN_CAUTION = 2.5
+SUDDEN_CAUTION = 1.5
 """Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
 
@@ -134,7 +135,7 @@ class DriftMonitor:
 
     def _lost_hits(self) -> Change | None:
         """Return the misses before and after a sudden change; None where they have gone off by themselves just before."""
-        misses = self._watches.get(MISSES)
+        misses = self._watches.get(KNOWN_MISSES)
         return None if misses is None else misses.latest(SUDDEN_BLOCKS)
 
     def level(self, signal: str, blocks: int) -> float | None:

@@ -12,6 +12,7 @@ from incremental.drift import Detection, DriftMonitor
 from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
 from incremental.prequential import Prequential
 from incremental.signals import OURS, Signals, names
+from model.mixture import BUCKETS
 from model.network import QUANTILES
 from model.state import State
 
@@ -62,7 +63,8 @@ class Evaluation:
         self.prequential.update(outcomes)
         if self.drift is None:
             return []
-        values = self.signals.values(observed, outcomes, scores.type_B, scores.log_gap_B, watched_B)
+        known_B = scores.bucket_B == len(BUCKETS)
+        values = self.signals.values(observed, outcomes, scores.type_B, scores.log_gap_B, known_B, watched_B)
         alarms = self.drift.update(values, event)
         return alarms + self.degradation.update(self.drift, alarms, event)
 

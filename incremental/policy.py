@@ -72,7 +72,7 @@ TABLE: tuple[Rule, ...] = (
 def size(signal: str, before: float, after: float) -> float:
     """Return how large a rise is: of misses the share of all hits that was lost, else the difference."""
     rise = after - before
-    return rise / max(1.0 - before, 1e-9) if signal in {"misses", "lost_hits"} else rise
+    return rise / max(1.0 - before, 1e-9) if signal in {"misses", "misses/known", "lost_hits"} else rise
 
 
 def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action, ...]:

@@ -1,6 +1,7 @@
 """The signals that drift is looked for in: per event of a micro-batch, in stream order, higher is worse or stranger.
 
-`lost_hits`                           fed the same as `log_loss`, see `incremental.drift`
+`misses/known`                        the same, of users with a long history
+`lost_hits`                           fed the log-loss of the same users, see `incremental.drift`
 `log_loss` and `log_loss/<component>`  nats that the item cost, of the mixture and of each component
 `misses`                              1 where the item was not among the first ten
 `unknown`                             1 where the item was not in the vocabulary
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from incremental.drift import LOST_HITS, MISSES
+from incremental.drift import KNOWN_MISSES, LOST_HITS
 from incremental.outcomes import IGNORED, SCORED
 from model.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from incremental.outcomes import Observed, Outcomes
+    from incremental.outcomes import ItemOutcomes, Observed, Outcomes
     from model.contexts import Bool, Float64, Int64
     from model.vocabulary import Rows
 
@@ -41,7 +42,8 @@ def names(components: Sequence[str]) -> list[str]:
     """Return the signals of a model with these components, in the order in which they are watched."""
     losses = [f"log_loss/{name}" for name in components]
     others = [
-        MISSES,
+        "misses",
+        KNOWN_MISSES,
         LOST_HITS,
         "unknown",
         "event_type",
@@ -66,9 +68,13 @@ class Signals:
         outcomes: Outcomes,
         type_B: Rows,
         log_gap_B: Float64,
+        known_B: Bool,
         watched_B: Bool | None = None,
     ) -> dict[str, Float64]:
-        """Return the signals that the watched events have (None: all). `type_B`: rows; `log_gap_B`: NaN where unknown."""
+        """Return the signals that the watched events have (None: all). `type_B`: rows; `log_gap_B`: NaN where unknown.
+
+        `known_B`: events of users with a long history.
+        """
         watched_B = np.ones(len(type_B), np.bool_) if watched_B is None else watched_B
         counted_B, scored_B = watched_B & (observed.kind_B != IGNORED), watched_B & (outcomes.kind_B == SCORED)
         gap_B = log_gap_B[counted_B]
@@ -80,13 +86,11 @@ class Signals:
             "active_users": share_of_same(observed.user_B[counted_B]),
         }
         if OURS in outcomes.items:
-            values[MISSES] = (outcomes.items[OURS].rank_B[scored_B] >= LISTED).astype(np.float64)
+            values |= _of_ours(outcomes.items[OURS], scored_B, known_B)
         for name in (OURS, *self._components):
             if name in outcomes.items:
                 signal = "log_loss" if name == OURS else f"log_loss/{name}"
                 values[signal] = -outcomes.items[name].log_prob_B[scored_B]
-        if "log_loss" in values:
-            values[LOST_HITS] = values["log_loss"]
         if OURS in outcomes.types:
             values["event_type/log_loss"] = -outcomes.types[OURS].log_prob_B[scored_B]
         if OURS in outcomes.times:
@@ -100,6 +104,12 @@ class Signals:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self._types.counts, self._gaps.counts = state.arrays["types"].copy(), state.arrays["gaps"].copy()
+
+
+def _of_ours(ours: ItemOutcomes, scored_B: Bool, known_B: Bool) -> dict[str, Float64]:
+    missed_B = (ours.rank_B >= LISTED).astype(np.float64)
+    known_B = known_B & scored_B
+    return {"misses": missed_B[scored_B], KNOWN_MISSES: missed_B[known_B], LOST_HITS: -ours.log_prob_B[known_B]}
 
 
 class Surprise:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from incremental import drift
-from incremental.drift import BLOCK_EVENTS, KEPT_BLOCKS, LOST_HITS, MISSES, Detection, DriftMonitor, rise
+from incremental.drift import BLOCK_EVENTS, KEPT_BLOCKS, KNOWN_MISSES, LOST_HITS, Detection, DriftMonitor, rise
 
 SIGNALS = ["log_loss", "unknown"]
 
@@ -150,10 +150,10 @@ def test_a_sudden_change_is_told_by_the_hits_that_are_lost(affected, share):
     usual, worse = draw.gamma(6.0, 1.0, 20_000), draw.normal(8.5, 0.8, 20_000)
     changed = (np.arange(20_000) >= 10_000) & (draw.random(20_000) < affected)
     losses_, misses = np.where(changed, worse, usual), np.where(changed, 1.0, draw.random(20_000) > 0.15)
-    monitor = DriftMonitor([MISSES, LOST_HITS])
+    monitor = DriftMonitor([KNOWN_MISSES, LOST_HITS])
     found = []
     for at in range(0, 20_000, 256):
-        values = {MISSES: misses[at : at + 256], LOST_HITS: losses_[at : at + 256]}
+        values = {KNOWN_MISSES: misses[at : at + 256], LOST_HITS: losses_[at : at + 256]}
         found += monitor.update(values, at)  # either may be the first
     assert 0 < found[0].event + 256 - 10_000 <= 600
     assert (found[0].after - found[0].before) / (1.0 - found[0].before) == pytest.approx(share, abs=0.2)

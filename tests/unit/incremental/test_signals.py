@@ -16,11 +16,19 @@ def test_signals_are_told_of_the_events_that_they_are_about():
     types = {"tidemill": TypeOutcomes(np.ones(4, bool), np.array([-0.1, -0.2, -0.3, -0.4]))}
     times = {"tidemill": TimeOutcomes(np.ones(4), np.array([0.5, np.nan, 0.6, 0.7]))}
     outcomes = Outcomes(kinds, {"tidemill": ours, "one": theirs}, None, types, times)
-    values = Signals(["one"], 4).values(observed, outcomes, np.array([1, 1, 1, 2]), np.array([1.0, np.nan, 2.0, 3.0]))
+    values = Signals(["one"], 4).values(
+        observed,
+        outcomes,
+        np.array([1, 1, 1, 2]),
+        np.array([1.0, np.nan, 2.0, 3.0]),
+        np.array([False, True, True, True]),
+    )
     assert set(values) == set(names(["one"]))
     assert values["log_loss"].tolist() == [1.0, 4.0]
     assert values["log_loss/one"].tolist() == [3.0, 5.0]
     assert values["misses"].tolist() == [0.0, 1.0]
+    assert values["misses/known"].tolist() == [1.0]
+    assert values["lost_hits"].tolist() == [4.0]
     assert values["unknown"].tolist() == [0.0, 1.0, 0.0]
     assert values["active_users"].tolist() == [0.5, 0.0, 0.5]
     assert values["event_type/log_loss"].tolist() == [0.1, 0.4]
@@ -33,6 +41,7 @@ def test_signals_are_told_of_the_events_that_they_are_about():
         outcomes,
         np.array([1, 1, 1, 2]),
         np.array([1.0, np.nan, 2.0, 3.0]),
+        np.ones(4, bool),
         np.array([False, True, True, True]),
     )
     assert watched["log_loss"].tolist() == [4.0]
