@@ -97,7 +97,7 @@ class PolicySettings(Section):
     """Let the network's head for event types, or for times, begin again where that head's loss rose."""
     quarantine: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Do not learn from users who act much and cost far more log-loss than others, such as bots: ..."""
-    quarantine_above: Positive = Field(1.0, json_schema_extra=OPERATIONAL)
+    quarantine_above: Positive = Field(0.75, json_schema_extra=OPERATIONAL)
     """... by so many nats."""
     roll_back: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Return to the weights from before an action where it made things worse: a copy of them goes on scoring ..."""
