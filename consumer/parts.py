@@ -131,7 +131,8 @@ class Parts:
             contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events, watched_B=watched
         )
         learned = self.learner.learn(contexts, scored.scores, plan)
-        self.unsent = self.learner.adaptation.react(found) + verdicts_told(learned.verdicts, self.events)
+        answered = self.learner.adaptation.react(found) if plan.learn else found  # who does not learn does not act
+        self.unsent = answered + verdicts_told(learned.verdicts, self.events)
         self.events += len(considered.events)
         return learned
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from incremental.drift import Detection
 from model.state import State
@@ -82,7 +83,9 @@ class Champion:
         self._add("ranker", earlier[lines, columns], present[lines, columns])
 
     def _compare_networks(self, contexts: Contexts, scores: Scores, known: Int64) -> None:
-        self._network.table.reserve(self._model.items.rows)  # items that came since are unknown to it
+        self._reserve()
+        if not bool((self._network.table.bias > -torch.inf).any()):  # none of its items is left
+            return
         view = self._network.view(contexts, self._model.smoothing)
         earlier = view.score(contexts.before_B[known].astype(np.int64), scores.target_B[known][:, None])[:, 0]
         self._add("network", earlier, scores.p_BM[known, self._model.mixture.names.index("transformer")])
@@ -95,7 +98,7 @@ class Champion:
         """Return how the comparison stands."""
         return [
             Verdict(part, earlier / max(count, 1.0), present / max(count, 1.0), int(count))
-            for part, (count, earlier, present) in self._sums.items()
+            for part, (count, earlier, present) in ((part, sums.tolist()) for part, sums in self._sums.items())
         ]
 
     def restore_network(self) -> None:
@@ -108,7 +111,12 @@ class Champion:
 
     def evict(self, rows: Sequence[int]) -> None:
         """Forget evicted rows here too."""
+        self._reserve()
         self._network.evict(rows)
+
+    def _reserve(self) -> None:
+        """Make room for items that came since; they are unknown to the copy."""
+        self._network.table.reserve(self._model.items.rows)
 
     def state(self) -> State:
         """Return the copies and the sums."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from support import Worker, event, random_events, same_state, small_settings
 
-from incremental.adaptation import Adaptation
+from consumer.events import key64
+from incremental.adaptation import Adaptation, Measures
+from incremental.champion import Champion
 from incremental.drift import Detection
+from incremental.interventions import intervene
 from incremental.plan import LearnPlan, active
 from incremental.policy import NEW_WORLD, OBSERVE
 from incremental.settings import PolicySettings
@@ -163,8 +167,37 @@ def test_weights_that_an_action_has_spoiled_are_rolled_back():
     kept = worker.learner.champion
     verdicts = [v for step in worker.run(random_events(96, seed=6, items=10)) for v in step.learned.verdicts]
     assert [v.undone for v in verdicts if v.part == "network"] == [True]
+    assert all(type(number) is float for v in verdicts for number in (v.champion, v.challenger))  # JSON takes no other
     assert worker.learner.champion is None
     assert kept is not None
+
+
+def test_a_return_restores_the_weights_and_leaves_newer_items_theirs():
+    worker = worker_with()
+    worker.run(random_events(160, items=20))
+    model, champion = worker.model, Champion(worker.model)
+    earlier = model.transformer.state()
+    worker.run([event("u", 500 + n, 1e9 + n) for n in range(32)])
+    newer = model.items.lookup(np.array([key64(510)]))[0]
+    late = model.transformer.table.weight[int(newer)].clone()
+    plan = plan_of(Measures(actions=("roll_back_network", "roll_back_ranker")))
+    assert intervene(model, champion, plan, 1) is champion
+    now = model.transformer.state()
+    for name, array in earlier.arrays.items():
+        restored = now.arrays[name][: len(array)] if array.ndim else now.arrays[name]  # newer items stand behind
+        assert np.array_equal(restored, array), name
+    assert torch.equal(model.transformer.table.weight[int(newer)], late)
+
+
+def test_items_that_came_after_the_copy_may_go_again():
+    worker = Worker(
+        small_settings(model={"max_items": 20}, policy={"champion_every_batches": 1, "champion_events": 9999})
+    )
+    worker.run(random_events(160, items=20))
+    worker.learner.adaptation.order("keep_champion")
+    steps = worker.run(random_events(320, seed=2, items=300))
+    assert sum(step.learned.evicted for step in steps) > 20
+    assert worker.learner.champion is not None
 
 
 def test_a_learner_under_guard_goes_through_a_snapshot_byte_for_byte():
