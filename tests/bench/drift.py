@@ -99,6 +99,13 @@ class Prefixes:
             self._made["online"] = self._run(policy={"enabled": False})
         return self._made["online"]
 
+    def unchanged(self):
+        """Return what comes of the log as it is, with the policy, after the place of the change."""
+        if "unchanged" not in self._made:
+            run = self.online().branch(settings_of(self._options, self._seed))
+            self._made["unchanged"] = run.go(self._log[self._options.before :])
+        return self._made["unchanged"]
+
     def no_adaptation(self):
         """Of three half-lives the one with the best hit rate on the first quarter goes on."""
         if "no_adaptation" not in self._made:
@@ -168,13 +175,8 @@ def one_stream(options, name, seed, shared):
     traces = variants_of(options, stream, prefixes, seed)
     row = figures.compare(stream, before, traces)
     if name in "ef":  # the same events without the change, for comparison
-        row["unchanged"] = figures.against(stream, traces["policy"], unchanged(options, log, prefixes, seed), traces)
+        row["unchanged"] = figures.against(stream, traces["policy"], prefixes.unchanged(), traces)
     return row
-
-
-def unchanged(options, log, prefixes, seed):
-    run = prefixes.online().branch(settings_of(options, seed))
-    return run.go(log[options.before :])
 
 
 def natural(options, seed):
