@@ -7,9 +7,9 @@ costly, at means over four blocks of the model's loss alone. Their thresholds ar
 
 One signal, LOST_HITS, is about a change of everything at once. It is fed the model's loss on users with a long history, who
 cannot be the newcomers of a burst, and its blocks are judged by their 13th smallest value of 32, which moves only where
-many events are harder than usual. What it tells when it goes off is KNOWN_MISSES over the latest eight blocks: in so few
+many events are harder than usual. What it tells when it goes off is KNOWN_MISSES over the latest six blocks: in so few
 events the share of hits that is lost tells best whether all of the traffic has changed or only a part of it. Page-Hinkley
-alone watches it, and late enough for those blocks.
+alone watches it: it goes off when about that many blocks are behind the change.
 
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
@@ -49,10 +49,8 @@ ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
 LOST_HITS, KNOWN_MISSES = "lost_hits", "misses/known"
-SUDDEN_BLOCKS = 8
+SUDDEN_BLOCKS = 6
 SUDDEN_PLACE = 12
-SUDDEN_CAUTION = 1.5
-"""Its Page-Hinkley threshold is so many times higher: the alarm must not come before those blocks are behind the change."""
 DETECTORS = ("adwin", "page_hinkley", "kswin")
 
 Change = tuple[float, float]
@@ -91,12 +89,12 @@ def adwin(tests: int) -> RiverDetector:
     return detector
 
 
-def page_hinkley(tests: int, caution: float = 1.0) -> RiverDetector:
+def page_hinkley(tests: int) -> RiverDetector:
     """Page-Hinkley on standardised values; a run between false alarms is about exp(2 * allowance * threshold) blocks.
 
     Nothing fades (`alpha` 1): with river's fading the sum comes back from far below by itself, and that is an alarm.
     """
-    threshold = caution * log(QUIET_BLOCKS * tests) / (2.0 * ALLOWANCE)
+    threshold = log(QUIET_BLOCKS * tests) / (2.0 * ALLOWANCE)
     detector: RiverDetector = PageHinkley(min_instances=1, delta=ALLOWANCE, threshold=threshold, alpha=1.0, mode="up")
     return detector
 
@@ -155,7 +153,8 @@ class DriftMonitor:
 class _Watch:
     """The detectors of one signal, and the block means that they are made of."""
 
-    _caution = 1.0
+    _with_adwin = True
+    """Whether ADWIN looks too."""
 
     def __init__(self, tests: int, *, costly: bool) -> None:
         self._tests, self._costly = tests, costly
@@ -204,8 +203,8 @@ class _Watch:
     def _begin(self) -> None:
         self._blocks: list[float] = []
         self._mean, self._variance = 0.0, 0.0
-        self._page_hinkley = page_hinkley(self._tests, self._caution)
-        self._adwin = adwin(self._tests) if self._caution == 1.0 else None
+        self._page_hinkley = page_hinkley(self._tests)
+        self._adwin = adwin(self._tests) if self._with_adwin else None
         self._kswin = kswin(self._tests) if self._costly else None
 
     def _rebuild(self, blocks: Sequence[float]) -> None:
@@ -258,7 +257,7 @@ class _Watch:
 class _LostHitsWatch(_Watch):
     """The same for LOST_HITS."""
 
-    _caution = SUDDEN_CAUTION
+    _with_adwin = False
 
     def __init__(self, tests: int) -> None:
         super().__init__(tests, costly=False)

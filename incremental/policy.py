@@ -61,7 +61,7 @@ NEW_WORLD: tuple[Action, ...] = (
 """For a change after which little of what was learned is still true."""
 
 TABLE: tuple[Rule, ...] = (
-    Rule("lost_hits", 0.75, NEW_WORLD),
+    Rule("lost_hits", 0.7, NEW_WORLD),
     Rule("misses", 0.75, NEW_WORLD),
     Rule("event_type/log_loss", 0.3, ("restart_type_head",)),
     Rule("next_event_s/pinball", 0.3, ("restart_time_head",)),

@@ -48,8 +48,8 @@ class Deaf:
 
     drift_detected = False
 
-    def __init__(self, tests, caution=1.0):
-        del tests, caution
+    def __init__(self, tests):
+        del tests
 
     def update(self, x):
         del x
