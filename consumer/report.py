@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
 from consumer.report_charts import Lines, colour_index, line_chart, share_chart
-from consumer.report_words import BASELINES, COMPONENT, GUESSES, METHODS, METRICS, SIGNALS, UNITS
+from consumer.report_words import BASELINES, COMPONENT, GUESSES, METHODS, METRICS, UNITS, mark_of, signal_in_words
 from consumer.summary import best_method
 
 if TYPE_CHECKING:
@@ -139,13 +139,14 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     picture = ""
     if extra.hit_rates:
         points = {name: _rates(extra.hit_rates, name) for name in colours}
-        marks = [float(found["event"]) for found in drift]
+        marks = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
         "Recent quality and drift",
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
-        "saw a watched signal rise: the stream changed, or the model got worse.",
+        "saw a watched signal rise: the stream changed, or the model got worse. A solid one: the policy acted on it. A "
+        "dotted one: the log-loss is back where it was.",
         picture + table,
     )
 
@@ -292,7 +293,7 @@ def _cell(value: float | None, *, best: bool) -> str:
 
 def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{found['event']:,}</td><td class=text>{escape(SIGNALS.get(found['signal'], found['signal']))}</td>"
+        f"<tr><td>{found['event']:,}</td><td class=text>{escape(signal_in_words(found['signal']))}</td>"
         f"<td>{escape(found.get('detector', '-'))}</td>{_cell(found.get('before'), best=False)}"
         f"{_cell(found.get('after'), best=False)}<td>{escape(found['action'])}</td></tr>"
         for found in drift

@@ -66,6 +66,11 @@ class Mixture:
             rate = 1.0 - (1.0 - max(BLEND_RATE, 1.0 / (self._seen[index] + 1.0))) ** len(mine)
             self._blend[index] += rate * (mine.mean(axis=0) - self._blend[index])
 
+    def restart(self) -> None:
+        """Give every component the same weight again, and learn as fast as at the beginning."""
+        self._share[:], self._blend[:] = 1.0 / len(self._share), 1.0 / len(self.names)
+        self._seen[:], self._events = 0.0, 0
+
     def overall(self) -> dict[str, float]:
         """Return each component's effective weight, averaged over the events seen, for people."""
         seen = self._seen if self._seen.sum() else np.ones_like(self._seen)

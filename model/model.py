@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
@@ -127,14 +128,17 @@ class Model:
         chosen = tuple(view for name, view in named if name in self.mixture.names)
         return Views(transformer, own, self.heads.view(contexts, transformer), chosen)
 
-    def count(self, contexts: Contexts, kept: Int64) -> None:
-        """Let every memory that only counts learn from some events of a micro-batch, in stream order."""
+    def count(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
+        """Let every memory that only counts learn from some events of a micro-batch, in stream order.
+
+        Those that forget by half-lives forget at least as fast as `longest_half_life` says, in events.
+        """
         rows = self.items.lookup(contexts.event_item_B[kept])
-        self.popularity.learn(rows)
-        self.popularity_now.learn(rows)
+        self.popularity.learn(rows, longest_half_life)
+        self.popularity_now.learn(rows, longest_half_life)
         self.replies.learn(contexts, kept)
-        self.transitions.learn(contexts, kept)
-        self.sessions.learn(contexts, kept)
+        self.transitions.learn(contexts, kept, longest_half_life)
+        self.sessions.learn(contexts, kept, longest_half_life)
         self.statistics.learn(contexts, kept)
 
     def evict(self, rows: Sequence[int]) -> None:

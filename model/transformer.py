@@ -7,7 +7,7 @@ from sampled items with the log-Q correction (Bengio and Senecal 2008; Yi et al.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 from model.adam import Adam
 from model.compiled import compiled, compiled_products
 from model.gaps import Gaps, bin_of
-from model.item_table import ItemTable
+from model.item_table import INIT_SCALE, ItemTable
 from model.network import Network
 from model.sequences import Sequences, cut, groups, joined
 from model.state import Array, State
@@ -226,6 +226,25 @@ class Transformer:
     def forget(self, user: int) -> None:
         """Nothing here is kept by user; what weights learned fades."""
 
+    def restart_head(self, head: Literal["event_type", "next_event_s"], generator: torch.Generator) -> None:
+        """Let one of the two small heads begin again; the body stays."""
+        layer = {"event_type": self.network.type_head, "next_event_s": self.network.time_head}[head]
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * INIT_SCALE)
+            layer.bias.zero_()
+        self._optimizer.restart(layer.parameters())
+
+    def copy(self) -> Transformer:
+        """Return another one in the same state, over the same vocabularies."""
+        other = Transformer(self.settings, self.items, self.types, 0)
+        other.load(self.state())
+        return other
+
+    def return_to(self, earlier: Transformer) -> None:
+        """Take the weights of a copy made earlier; items that came since then keep theirs."""
+        self._load_body(earlier.state())
+        self.table.take_over(earlier.table)
+
     def state(self) -> State:
         """Return weights and optimizer state."""
         state = State()
@@ -237,6 +256,9 @@ class Transformer:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self.table.load(state.take("table"))
+        self._load_body(state)
+
+    def _load_body(self, state: State) -> None:
         weights = state.take("network").arrays
         self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
         self._optimizer.load(state.take("optimizer"))

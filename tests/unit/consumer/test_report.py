@@ -122,6 +122,20 @@ def test_all_parts_are_shown(page):
     assert page.count("<svg") == 6
 
 
+def test_alarms_actions_and_recoveries_are_marked_apart():
+    drift = [
+        {"event": event, "signal": signal, "action": action, "detector": "adwin", "before": 6.0, "after": 7.0}
+        for event, signal, action in (
+            (2000, "log_loss/markov", "observe"),
+            (4000, "misses", "short_half_lives+rehearse_recent"),
+            (9000, "recovered", "after 5000 events"),
+        )
+    ]
+    words = " ".join(Tags(render_page(a_summary(drift=drift), SERIES)).words)
+    for text in ("drift detected", "policy acted", "recovered", "log-loss of markov alone (nats)", "after 5000 events"):
+        assert text in words
+
+
 def test_the_headline_compares_with_the_best_baseline_not_with_a_component(page):
     assert "first ten in 20.0% of the events; the best baseline, markov, had 10.0%." in page
 
