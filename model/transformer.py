@@ -230,7 +230,10 @@ class Transformer:
         """Let one of the two small heads begin again; the body stays."""
         layer = {"event_type": self.network.type_head, "next_event_s": self.network.time_head}[head]
         with torch.no_grad():
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * INIT_SCALE)
+            noise = torch.randn(layer.weight.shape, generator=generator) * INIT_SCALE
+            layer.weight.copy_(
+                noise if head == "event_type" else torch.zeros_like(noise)
+            )  # times begin as they are counted
             layer.bias.zero_()
         self._optimizer.restart(layer.parameters())
 
