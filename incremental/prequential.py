@@ -118,8 +118,8 @@ class Prequential:
         self._items.add(values)
         _accumulate(self._first, {name: _item_values(method, first_B) for name, method in outcomes.items.items()})
         if outcomes.new_B is not None:
-            new_B = scored_B & outcomes.new_B
-            _accumulate(self._new, {name: _item_values(method, new_B) for name, method in outcomes.items.items()})
+            new_S = outcomes.new_B[scored_B]
+            _accumulate(self._new, {name: rows[new_S] for name, rows in values.items()})
         self._calibrate(outcomes, scored_B)
         if outcomes.emitted is not None:
             _accumulate(self._emitted, {OURS: _item_values(outcomes.emitted, scored_B)[:, :-1]})

@@ -89,7 +89,9 @@ class Head:
     def combined(self, view: HeadView, bucket_Q: Int64) -> Probability:
         """Return the mixture of all experts, [Q, Y]."""
         weight_QE = self.mixture.weights(bucket_Q).astype(np.float32)
-        combined: Probability = np.einsum("eqy,qe->qy", view.p_EQY, weight_QE)
+        combined: Probability = np.zeros_like(view.p_EQY[0])
+        for p_QY, weight_Q in zip(view.p_EQY, weight_QE.T, strict=True):
+            combined += p_QY * weight_Q[:, None]
         return combined
 
     def learn(self, view: HeadView, states: Int64, seen: Int64, counted: Int64, bucket_Q: Int64) -> None:

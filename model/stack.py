@@ -50,7 +50,7 @@ class Stack:
         if not bool(slope_PY.isfinite().all()):
             return False
         classes = slope_PY.shape[1]
-        self._experts.grad = (log_EPY * slope_PY).sum(dim=(1, 2))
+        self._experts.grad = torch.mv(log_EPY.reshape(len(log_EPY), -1), slope_PY.reshape(-1))
         self._inputs.grad, self._bias.grad = torch.zeros_like(self._inputs), torch.zeros_like(self._bias)
         self._inputs.grad[:, :classes] = x_PF.T @ slope_PY
         self._bias.grad[:classes] = slope_PY.sum(dim=0)
