@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from incremental.settings import EvaluationSettings, LearningSettings
+from incremental.settings import DriftSettings, EvaluationSettings, LearningSettings, PolicySettings
 from model.settings import IDENTITY, OPERATIONAL, Count, ModelSettings, Positive, PredictionSettings, Section, Share
 
 
@@ -137,7 +137,7 @@ class SnapshotSettings(Section):
     """A folder, made when it is missing; or a URL such as s3://bucket/prefix, for workers on several hosts."""
     keep: Count = Field(3, json_schema_extra=OPERATIONAL)
     """Newest snapshots kept."""
-    every_s: Positive = Field(30.0, json_schema_extra=OPERATIONAL)
+    every_s: Positive = Field(10.0, json_schema_extra=OPERATIONAL)
     """Save this often, in the background; also when the worker stops. What came after is redone from the journal."""
 
 
@@ -203,6 +203,8 @@ class Settings(Section):
     prediction: PredictionSettings = PredictionSettings()
     learning: LearningSettings = LearningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    drift: DriftSettings = DriftSettings()
+    policy: PolicySettings = PolicySettings()
     worker: WorkerSettings = WorkerSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     recovery: RecoverySettings = RecoverySettings()

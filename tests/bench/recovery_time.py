@@ -77,7 +77,7 @@ class Trial:
 
 
 @contextmanager
-def trial(broker: LocalBroker, folder: Path, disturbance: str = "", every_s: float = 30.0) -> Iterator[Trial]:
+def trial(broker: LocalBroker, folder: Path, disturbance: str = "", every_s: float = 10.0) -> Iterator[Trial]:
     """Yield a running worker."""
     it = Trial(broker, folder, disturbance, every_s)
     try:
@@ -114,6 +114,7 @@ def kills(it: Trial, rate: float, count: int, every_s: float, seed: int) -> tupl
         it.wait(lambda since=at + IN_FLIGHT_S: it.reader.arrivals[-1][0] > since, "no new prediction")
         seconds.append(next(arrival for arrival, _ in it.reader.arrivals if arrival > at + IN_FLIGHT_S) - at)
         spent.append(_phases(log.read_bytes()[at_byte:], wall, seconds[-1]))
+        say(f"  {seconds[-1]:.2f} s")
     return seconds, spent
 
 
@@ -142,7 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.recovery_time", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--shares", default="0.1,0.5", help="of the largest rate")
-    parser.add_argument("--every-s", type=float, default=30.0, help="snapshot interval")
+    parser.add_argument("--every-s", type=float, default=10.0, help="snapshot interval")
     parser.add_argument("--membership", default="static,dynamic")
     given = parser.parse_args()
     with LocalBroker() as broker, tempfile.TemporaryDirectory(prefix="tidemill-bench-") as name:

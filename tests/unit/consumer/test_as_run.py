@@ -19,6 +19,7 @@ from consumer.redo_marker import skip_in_next_recovery
 from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
+from incremental.policy import NEW_WORLD
 
 EVENTS = random_events(160, users=12)
 
@@ -447,3 +448,24 @@ def test_the_summary_and_what_is_saved(stream, wired):
 def test_the_lineages_own_folder_is_not_written_to(stream, wired):
     with pytest.raises(UsageError, match=r"snapshot\.dir"):
         replay_lineage(wired.settings, AsRunOptions(save=wired.folder / "state"), stream.clock, wired.past)
+
+
+def test_what_the_policy_did_is_redone_from_the_journal(stream):
+    """Live, after kill -9 behind a snapshot that holds a copy of the weights, and as-run: the same bytes."""
+    stream.pipeline.step()
+    save(stream)
+    for action in ("keep_champion", *NEW_WORLD, "restart_type_head"):
+        stream.parts.learner.adaptation.order(action)
+    stream.pipeline.step()
+    save(stream)
+    stream.pipeline.step()
+    restart(stream)
+    stream.drain()
+    plans = [decode(record.value).plan for record in stream.log.records("journal")]
+    acted = next(number for number, plan in enumerate(plans) if plan.actions)
+    assert plans[acted].actions == ("keep_champion", *NEW_WORLD, "restart_type_head")
+    assert plans[acted + 1].half_life_events > 0.0
+    assert stream.parts.learner.champion is not None
+    assert_same(as_run(stream), stream.parts)
+    other = small_settings(policy={"enabled": False})
+    assert_same(as_run(stream, settings=other), stream.parts)  # what counts is what the plans say
