@@ -158,7 +158,7 @@ def input_in_transactions(run: Run) -> None:
 
 
 def input_truncated(run: Run) -> None:
-    """Retention passes the worker by: it stops with the reason, and goes on without those events where it may."""
+    """Retention passes the worker by: it stops with the reason, and begins a new lineage where it may."""
     for share in (0.15, 0.3, 0.45):
         run.until(share)
         run.kill(0, again=False)
@@ -170,7 +170,7 @@ def input_truncated(run: Run) -> None:
             run.wait(lambda: bool(run.workers.unwanted), "the worker stops")
             fault.struck = run.workers.unwanted.pop() == "w0 ended with 65"
         run.traffic.shape.keep_ahead += run.traffic.sent - run.reader.progress  # these are never answered
-        on_truncation(run, "earliest")
+        on_truncation(run, "fresh")
         run.workers.start(0)
         run.more(50)
     run.wait(lambda: run.traffic.done, "all events written")
@@ -239,7 +239,7 @@ BROKER_SCENARIOS = (
         broker=three_brokers,
     ),
     REPLICA_LOST,
-    Scenario("input-truncated", input_truncated, shape=lambda: Shape(keep_ahead=200), replay=False, may_stop=True),
+    Scenario("input-truncated", input_truncated, shape=lambda: Shape(keep_ahead=200), may_stop=True),
     Scenario("partitions-added", partitions_added),
     Scenario("input-in-transactions", input_in_transactions, shape=lambda: Shape(aborted=0.3)),
     Scenario("end-txn-reply-lost", end_txn_reply_lost, broker=proxied_broker),

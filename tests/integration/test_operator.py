@@ -47,7 +47,7 @@ def kill_after(bench, events):
     """Start a worker, and kill -9 it once so many events were committed."""
     process = bench.start("--until-end")
     try:
-        until(lambda: sum(max(offset, 0) for offset in bench.committed().values()) >= events, 90, "progress")
+        until(lambda: sum(max(offset, 0) for offset in bench.committed().values()) >= events, 240, "progress")
         assert process.poll() is None, bench.log
         process.send_signal(signal.SIGKILL)
     finally:
@@ -82,7 +82,7 @@ def test_a_worker_that_was_killed_has_the_bytes_of_its_journal(bench, tidemill):
     bench.make_topics()
     bench.produce(bench.events(EVENTS))
     kill_after(bench, 300)
-    assert bench.run("--until-end") == 0, bench.log
+    assert bench.run("--until-end", seconds=240) == 0, bench.log
     sources = bench.sources()
     assert len(sources) == len(set(sources)) == EVENTS
 
@@ -105,7 +105,7 @@ def test_a_micro_batch_can_be_left_out_by_hand(bench, tidemill):
     code, out = tidemill("snapshot", "skip", "2")
     assert (code, out) == (0, f"micro-batch 2 of {bench.name} will be skipped at the next start\n")
     bench.produce(bench.events(500, start=EVENTS))
-    assert bench.run("--until-end") == 0, bench.log
+    assert bench.run("--until-end", seconds=240) == 0, bench.log
     assert bench.log.count("a micro-batch is skipped") == 1
     entries = [decode(message.value()) for message in bench.read(bench.settings().topics.journal)]
     assert [entry.skipped for entry in entries if entry.skipped] == [(2,)]
@@ -125,9 +125,9 @@ def test_input_that_is_gone_stops_the_worker_or_begins_a_new_lineage(bench, tide
         at = TopicPartition(bench.settings().topics.events, partition, max(committed - 20, 0))
         for future in admin.delete_records([at]).values():
             future.result(30)
-    assert bench.run("--until-end") == 65, bench.log
+    assert bench.run("--until-end", seconds=240) == 65, bench.log
     assert 'set recovery.on_truncation to "earliest", or to "fresh"' in bench.log
-    assert bench.run("--until-end", recovery={"on_truncation": "fresh"}) == 0, bench.log
+    assert bench.run("--until-end", seconds=240, recovery={"on_truncation": "fresh"}) == 0, bench.log
     assert bench.log.count("a new lineage begins") == 1
     sources = bench.sources()
     assert len(sources) == len(set(sources)) == EVENTS
@@ -144,7 +144,7 @@ def test_dead_letters_go_back_after_the_mapping_is_corrected(bench, tidemill):
         renamed.append(orjson.dumps(body))
     bench.produce(bench.events(300))
     bench.produce([*renamed, b"no json"], headers=[("mine", b"kept")])
-    assert bench.run("--until-end") == 0, bench.log
+    assert bench.run("--until-end", seconds=240) == 0, bench.log
     letters = {letter.value(): letter for letter in bench.read(topics.dead_letters)}
     assert letters.keys() == {*renamed, b"no json"}
 
@@ -162,7 +162,7 @@ def test_dead_letters_go_back_after_the_mapping_is_corrected(bench, tidemill):
         "topics": {**names(bench), "journal": f"{bench.name}-journal-2"},
         "input": {"map": {"item_id": "product|item_id"}},
     }
-    assert bench.run("--until-end", "--init", str(bench.folder / "state"), **corrected) == 0, bench.log
+    assert bench.run("--until-end", "--init", str(bench.folder / "state"), seconds=240, **corrected) == 0, bench.log
     back = [message for message in bench.read(topics.events) if len(message.headers() or ()) > 1]
     assert sorted(message.value() for message in back) == sorted(renamed)
     for message in back:
@@ -197,7 +197,9 @@ def test_check_makes_a_journal_that_keeps_its_records(bench, tidemill):
 
     bench.partitions = info[topics.events].partitions
     bench.produce(bench.events(100))
-    assert bench.run("--until-end", snapshot={"dir": str(bench.folder / "state"), "every_s": 1000.0}) == 0, bench.log
+    assert (
+        bench.run("--until-end", seconds=240, snapshot={"dir": str(bench.folder / "state"), "every_s": 1000.0}) == 0
+    ), bench.log
     code, out = tidemill("check")
     assert code == 0, out
     journal = f"journal {re.escape(topics.journal)}-0: "
@@ -211,7 +213,7 @@ def test_a_journal_of_another_worker_fails_the_check(bench, tidemill):
     bench.make_topics()
     bench.produce(bench.events(300))
     bench.more = {"recovery": {"journal_keep": "all"}}
-    assert bench.run("--until-end") == 0, bench.log
+    assert bench.run("--until-end", seconds=240) == 0, bench.log
     code, out = tidemill("check")
     assert code == 0, out
     assert f"of '{bench.name}', micro-batch " in out
