@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from consumer.ages import age_text
+from consumer.check_state import look_at_state
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
-from consumer.errors import AccessError, BadEvent, ConfigError, TidemillError
+from consumer.errors import AccessError, BadEvent, ConfigError, StateError, TidemillError
 from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
     KafkaPast,
@@ -100,6 +101,7 @@ class _Check:
             self._rights,
             self._transactions,
             self._journal_position,
+            self._state,
             lambda: self._sample(sample),
         )
         try:
@@ -144,6 +146,12 @@ class _Check:
             else:
                 command = create_command(self._settings.kafka, name).strip()
                 self._note("failed", f"topic {name!r} does not exist: `tidemill check --create`, or {command}")
+
+    def _state(self) -> None:
+        try:
+            self._note("ok", look_at_state(self._settings))
+        except (ConfigError, StateError) as error:
+            self._note("failed", f"state: {error}")
 
     def _journal(self) -> None:
         """The journal must keep what it is given until the worker trims it, and have a partition for this worker."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from consumer import cli_options as options
+from consumer.cli_values import offsets
 
 dead_letters_app = typer.Typer(help="Send rejected records back to their topic.")
 
@@ -24,7 +25,12 @@ def replay(
     topic: options.Topic = None,
     properties: options.Properties = None,
     sets: options.Sets = None,
-    from_offset: Annotated[int | None, typer.Option(min=0, help="First offset of the dead-letters topic.")] = None,
+    from_offset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[P:]OFFSET", help="First offset of the dead-letters topic, or of partition P; repeatable."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Send at most so many.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only those rejected for this reason.")] = None,
     any_topic: Annotated[
@@ -38,8 +44,9 @@ def replay(
     from consumer.dead_letter_replay import Tally, Wanted, check_reason, replay_dead_letters
 
     check_reason(reason)
+    wanted = Wanted(offsets(from_offset, "--from-offset"), limit, reason, any_topic, dry_run)
     tally = Tally(dry_run=dry_run)
     try:
-        replay_dead_letters(settings, Wanted(from_offset, limit, reason, any_topic, dry_run), tally)
+        replay_dead_letters(settings, wanted, tally)
     finally:
         print(tally.render())

@@ -31,8 +31,9 @@ Name = Annotated[
 @snapshot_app.command("ls")
 def ls(*, config: options.Config = None, sets: options.Sets = None, folder: Dir = None) -> int:
     """List all snapshots with what they hold, and say which are damaged (exit code 65)."""
-    place = _place(_settings(config, sets), folder)
-    snapshots = _snapshots(_settings(config, sets), place)
+    settings = _settings(config, sets)
+    place = _place(settings, folder)
+    snapshots = _snapshots(settings, place)
     names = snapshots.names(everyone=True)
     if not names:
         print(f"there is no snapshot in {place}")

@@ -40,6 +40,19 @@ def duration_s(text: str, option: str) -> float:
     return seconds
 
 
+def offsets(texts: list[str] | None, option: str) -> int | dict[int, int] | None:
+    """Read `7`, an offset of every partition, or `0:7` for one partition, repeated for more. Raises UsageError."""
+    found: dict[int, int] = {}
+    for text in texts or ():
+        match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
+        if match is None or (match[1] is None and len(texts or ()) > 1):
+            raise UsageError(f"{option} {text!r}: write an offset, or PARTITION:OFFSET for each partition")
+        if match[1] is None:
+            return int(match[2])
+        found[int(match[1])] = int(match[2])
+    return found or None
+
+
 def pairs(text: str, option: str) -> list[str]:
     """Split `user_id=uid,item_id=product.id` into its pairs; a comma inside a path stays. Raises UsageError."""
     found = [pair.strip() for pair in _NEXT_PAIR.split(text)]

@@ -20,7 +20,7 @@ from consumer.errors import UsageError
 from consumer.ports import PollLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from consumer.ports import Clock, Headers, Record, Source
     from consumer.settings import Settings
@@ -35,9 +35,12 @@ EMPTIED = "emptied because of their size: nothing is left to send"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which dead letters go back: from an offset on, at most so many, of one reason, to topics other than the input."""
+    """Which dead letters go back: from an offset on, at most so many, of one reason, to topics other than the input.
 
-    from_offset: int | None = None
+    The offset is that of all partitions, or one for each; those that are not named begin at their beginning.
+    """
+
+    from_offset: int | Mapping[int, int] | None = None
     limit: int | None = None
     reason: str | None = None
     any_topic: bool = False
@@ -100,8 +103,8 @@ class Tally:
         lines += [f"  {reason}: {count:,}" for reason, count in self.sent.most_common()]
         lines += [f"left there: {count:,}, {why}" for why, count in self.left.most_common()]
         if not self.dry_run:
-            read = [f"partition {partition} up to offset {at}" for partition, at in sorted(self.next_offsets.items())]
-            lines.append(f"read: {', '.join(read)}" if read else "read: nothing, there are no dead letters there")
+            read = " ".join(f"--from-offset {partition}:{at}" for partition, at in sorted(self.next_offsets.items()))
+            lines.append(f"what comes later: {read}" if read else "read: nothing, there are no dead letters there")
         return "\n".join(lines)
 
 

@@ -13,12 +13,13 @@ import orjson
 
 from consumer.errors import StateError
 from consumer.ports import OffsetRange, Output, TopicPartition
-from incremental.plan import LearnPlan
+from incremental.plan import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from consumer.ports import Past, Record
+    from incremental.plan import LearnPlan
 
 VERSION = 1
 READ_AT_ONCE = 1000
@@ -118,7 +119,7 @@ def decode(value: bytes | None) -> Entry:
             raise StateError(f"the journal has version {body['version']}, this program reads {VERSION}")
         return Entry(
             body["lineage"],
-            LearnPlan(**body["plan"]),
+            plan_of(body["plan"]),
             tuple(OffsetRange(TopicPartition(t, p), start, stop) for t, p, start, stop in body["ranges"]),
             **read_notes(body),
         )

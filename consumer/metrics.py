@@ -42,6 +42,8 @@ COUNTERS: Mapping[str, Declared] = {
     "rebalances": ("Changes of the assigned partitions.", ()),
     "learn_steps": ("Learning steps, by result.", ("result",)),
     "drift_detected": ("Drift detections, by signal.", ("signal",)),
+    "adaptations": ("Actions of the policy on drift, by action.", ("action",)),
+    "quarantined_events": ("Events that were not learned because their user was in quarantine.", ()),
     "items_admitted": ("Items admitted to the vocabulary.", ()),
     "items_evicted": ("Items evicted from the vocabulary.", ()),
     "snapshots": ("Snapshots, by result.", ("result",)),
@@ -62,6 +64,8 @@ GAUGES: Mapping[str, Declared] = {
     "prequential_ndcg": ("Mean NDCG of a method's first k.", ("k", "method")),
     "prequential_log_loss": ("Mean log loss of a method in nats.", ("head", "method")),
     "mixture_weight": ("Weight of a component in the mixture.", ("component",)),
+    "adaptation_active": ("Whether a lasting action of the policy is under way.", ("action",)),
+    "degraded": ("1 from an alarm on the log loss until the model has recovered, else 0.", ()),
     "users": ("Users with a retained history.", ()),
     "items": ("Items in the vocabulary.", ()),
     "watchdog_age_seconds": ("Time since the loop last showed that it moves.", ()),
@@ -71,12 +75,15 @@ GAUGES: Mapping[str, Declared] = {
 
 _STAGES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86_400.0)
+_RECOVERIES = (2500.0, 5000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 200_000.0)
 _SAVES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "step_duration_seconds": ("Duration of one stage of a micro-batch.", ("stage",), _STAGES),
     "event_to_prediction_seconds": ("From an event's own time to the commit of its prediction.", (), _LATENCIES),
     "record_to_prediction_seconds": ("From a record's broker timestamp to the commit.", (), _LATENCIES),
+    "drift_recovery_events": ("Events from an alarm on the log loss until the model was back.", (), _RECOVERIES),
+    "drift_recovery_seconds": ("Time from an alarm on the log loss until the model was back.", (), _LATENCIES),
     "snapshot_duration_seconds": ("Time to write a snapshot.", (), _SAVES),
 }
 
@@ -104,6 +111,7 @@ class Metrics:
         self._info = Info(PREFIX + "build", "Versions of what runs.", registry=self._registry)
         self._labels = _BoundedLabels(MAX_LABELS)
         self._partitions: frozenset[TopicPartition] = frozenset()
+        self._degraded_at: float | None = None
         self._saved_at = clock.monotonic()
         self._gauges["snapshot_age_seconds"].set_function(lambda: clock.monotonic() - self._saved_at)
         ProcessCollector(registry=self._registry)
@@ -202,6 +210,28 @@ class Metrics:
     def drift(self, signal: str) -> None:
         """A detector went off."""
         self._counters["drift_detected"].labels(self._labels.admit("signal", signal)).inc()
+
+    def adapted(self, actions: Iterable[str], active: Mapping[str, bool], quarantined: int) -> None:
+        """These actions began with a micro-batch, these are under way, and so many of its events were left out."""
+        for action in actions:
+            self._counters["adaptations"].labels(self._labels.admit("action", action)).inc()
+        for action, on in active.items():
+            self._gauges["adaptation_active"].labels(self._labels.admit("action", action)).set(on)
+        self._counters["quarantined_events"].inc(quarantined)
+
+    def degraded(self, *, now: bool) -> None:
+        """Whether the model is worse than before an alarm."""
+        self._gauges["degraded"].set(now)
+        if not now:
+            self._degraded_at = None
+        elif self._degraded_at is None:
+            self._degraded_at = self._clock.monotonic()
+
+    def recovered_from_drift(self, events: int) -> None:
+        """The model is back where it was, so many events after the alarm; to be called before `degraded`."""
+        self._histograms["drift_recovery_events"].observe(float(events))
+        if self._degraded_at is not None:  # else the alarm was before this process
+            self._histograms["drift_recovery_seconds"].observe(self._clock.monotonic() - self._degraded_at)
 
     # --- state
 

@@ -10,6 +10,7 @@ import orjson
 
 from consumer.ports import Headers, Output
 from incremental.drift import Detection
+from incremental.policy import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,5 +108,6 @@ def detection_from(values: dict[str, Any]) -> Detection:
 
 def drift_record(detection: Detection, topic: str, version: str) -> Output:
     """Return what was detected and what was done about it."""
-    body = detection_values(detection) | {"model_version": version}
+    rise = size(detection.signal, detection.before, detection.after)
+    body = detection_values(detection) | {"size": rise, "model_version": version}
     return Output(topic, None, orjson.dumps(body), ((MODEL_VERSION_HEADER, version.encode()),))

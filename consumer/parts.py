@@ -19,8 +19,11 @@ from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
 from consumer.sound import require_sound_predictions, require_sound_state
+from incremental.champion import verdicts_told
+from incremental.degradation import RECOVERED
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
+from incremental.plan import active
 from model.model import Model
 from model.predictor import Predictor
 from model.state import State
@@ -80,9 +83,11 @@ class Parts:
         self.histories = Histories(settings.history, settings.input)
         self.model = Model(settings.model, settings.worker.seed)
         self.predictor = Predictor(self.model)
-        self.learner = Learner(self.model, settings.learning, settings.prediction, settings.worker.seed)
+        self.learner = Learner(
+            self.model, settings.learning, settings.prediction, settings.policy, settings.worker.seed
+        )
         self.evaluation = Evaluation(
-            settings.evaluation, self.model.mixture.names, settings.history.length, settings.model.epsilon
+            settings.evaluation, settings.drift, self.model.mixture.names, settings.history.length, settings.model
         )
         self.events = 0  # accepted since the lineage began
         self.unsent: list[Detection] = []  # of the last micro-batch: they leave with the next
@@ -132,9 +137,15 @@ class Parts:
             self.unsent = []
             return self.learner.pass_over(plan)
         contexts = scored.staged.contexts
-        self.unsent = self.evaluation.update(contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events)
+        watched = ~self.learner.left_out(contexts, plan)
+        found = self.evaluation.update(
+            contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events, watched_B=watched
+        )
+        learned = self.learner.learn(contexts, scored.scores, plan)
+        answered = self.learner.adaptation.react(found) if plan.learn else found  # who does not learn does not act
+        self.unsent = answered + verdicts_told(learned.verdicts, self.events)
         self.events += len(considered.events)
-        return self.learner.learn(contexts, scored.scores, plan)
+        return learned
 
     def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
         """Make records history without predicting or learning from them, and count their micro-batch."""
@@ -155,10 +166,15 @@ class Parts:
         self.next_offsets[span.partition] = span.stop
 
     def begin(self, partition: TopicPartition, snapshot: Snapshot | None) -> None:
-        """Begin a partition's histories, from a snapshot that holds them or empty."""
+        """Begin a partition's histories, from a snapshot that holds them or empty; what was held before goes.
+
+        Raises StateError where the snapshot cannot be read, and has changed nothing then.
+        """
+        state = None if snapshot is None else snapshot.histories(partition)
+        self.drop(partition)
         self.histories.begin(partition)
-        if snapshot is not None:
-            self.histories.partitions[partition].load(snapshot.histories(partition))
+        if snapshot is not None and state is not None:
+            self.histories.partitions[partition].load(state)
             self.next_offsets[partition] = snapshot.positions[partition].next_offset
 
     def drop(self, partition: TopicPartition) -> None:
@@ -217,6 +233,17 @@ class Parts:
         else:
             self.metrics.learned("learned" if learned.loss.applied else "nonfinite", plan.learning_rate)
         self.metrics.vocabulary(self.model.items.size, learned.admitted, learned.evicted)
+
+    def report_drift(self, learned: Learned, plan: LearnPlan) -> None:
+        """Tell what was detected, what is done about it, and what came of that."""
+        for found in self.unsent:
+            log.info("drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action)
+            if found.is_alarm:
+                self.metrics.drift(found.signal)
+            elif found.signal == RECOVERED:
+                self.metrics.recovered_from_drift(self.evaluation.degradation.lasted)
+        self.metrics.degraded(now=self.evaluation.degradation.since is not None)
+        self.metrics.adapted(plan.actions, active(plan), learned.quarantined)
 
     def report_quality(self) -> None:
         """Set the gauges of quality: all methods lately, the mixture's weights, users."""

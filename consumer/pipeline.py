@@ -205,9 +205,7 @@ class Pipeline:
             metrics.events("repeated", repeated)
             stamps = np.array([event.record.timestamp_ms for event in events], np.float64)
             metrics.latency(now - staged.contexts.event_time_B, np.where(stamps < 0, np.nan, now - stamps / 1000.0))
-        for detection in parts.unsent:
-            metrics.drift(detection.signal)
-            log.info("drift", signal=detection.signal, detector=detection.detector, at=detection.event)
+        parts.report_drift(learned, considered.plan)
         parts.report_learning(learned, considered.plan)
         metrics.lag(self.source.lag())
         if self.events - self._reported >= REPORT_EVERY_EVENTS:

@@ -162,10 +162,13 @@ class StateStore(Protocol):
         """Store `data` under `name`, durably and atomically. Raises StateError when it cannot."""
 
     def read(self, name: str) -> bytes:
-        """Return what is stored under `name`. Raises StateError when it is not there or cannot be read."""
+        """Return what is stored under `name`. Raises StateError when it is not there or cannot be read.
+
+        A store that cannot be reached raises TransientError, or AccessError, here and below.
+        """
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        """All names that start with `prefix`, sorted, those of unfinished writes included. Raises StateError."""
+        """All names that start with `prefix`, sorted, those of unfinished writes included."""
 
     def delete(self, name: str) -> None:
         """Remove `name`; not an error when it is not there. Raises StateError when it cannot."""

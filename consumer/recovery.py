@@ -202,30 +202,39 @@ class Recovery:
     def _take_over(self, partition: TopicPartition, position: int, source: GroupSource, past: Past) -> bool:
         held = self._parts.next_offsets.get(partition)
         again = InputAgain(past, self._settings.recovery.on_truncation)
-        snapshot = self._snapshots.holding(partition, position)
-        if snapshot is not None and held is not None and snapshot.positions[partition].next_offset <= held:
-            snapshot = None
+        snapshot = self._newest_holding(partition, position)
         gain = self._gain(partition, position, snapshot, again)
         if snapshot is None and held is None and gain.start == gain.stop:  # there was nothing before it
             bring(gain, self._parts, again, None, self._parts.health)
             self.notes.gains.append(gain)
             return False
-        log.info(
-            "partition gained",
-            topic=partition.topic,
-            partition=partition.partition,
-            snapshot=gain.snapshot,
-            events_to_read=gain.stop - gain.start,
-        )
+        _say(gain, held)
+        try:
+            self._bring(gain, snapshot, source, again)
+        except StateError:
+            if snapshot is None or snapshot.name in self._snapshots.names(everyone=True):
+                raise
+            return self._take_over(partition, position, source, past)  # its owner has dropped it this moment
+        return True
+
+    def _bring(self, gain: Gain, snapshot: Snapshot | None, source: GroupSource, again: InputAgain) -> None:
+        """Take over, in slices; where that is cut short, what has come so far is held, and said."""
         try:
             with Slices(source, self._settings.recovery.slice_s, self._clock, self._parts.health.beat) as slices:
                 bring(gain, self._parts, again, snapshot, slices)
-        finally:  # where it is cut short, what has come so far is held, and said
-            reached = self._parts.next_offsets.get(partition, -1)
+        finally:
+            reached = self._parts.next_offsets.get(gain.partition, -1)
             if reached >= gain.start:
                 self.notes.gains.append(replace(gain, stop=reached))
             self._note_gone(again)
-        return True
+
+    def _newest_holding(self, partition: TopicPartition, position: int) -> Snapshot | None:
+        """Return the snapshot that brings a partition further than what is held here."""
+        snapshot = self._snapshots.holding(partition, position)
+        held = self._parts.next_offsets.get(partition)
+        if snapshot is None or (held is not None and snapshot.positions[partition].next_offset <= held):
+            return None
+        return snapshot
 
     def _gain(self, partition: TopicPartition, position: int, snapshot: Snapshot | None, again: InputAgain) -> Gain:
         """Decide where a gained partition's histories come from."""
@@ -237,6 +246,21 @@ class Recovery:
             return Gain(partition, None, None, again.first_from(partition, held, position), position)
         start = max(again.bounds(partition)[0], position - self._settings.recovery.max_fold_events)
         return Gain(partition, None, None, min(start, position), position)
+
+
+def _say(gain: Gain, held: int | None) -> None:
+    """Say where a partition's histories come from, louder where they may be less than there was."""
+    where = {
+        "topic": gain.partition.topic,
+        "partition": gain.partition.partition,
+        "events_to_read": gain.stop - gain.start,
+    }
+    if gain.snapshot is not None:
+        log.info("partition gained", snapshot=gain.snapshot, **where)
+    elif held is not None:
+        log.warning("the committed offset is ahead of what was learned here", learned_up_to=held, **where)
+    else:
+        log.warning("partition gained, and no snapshot holds its histories", **where)
 
 
 def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[int]:

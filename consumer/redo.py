@@ -107,7 +107,6 @@ def bring(gain: Gain, parts: Parts, past: InputAgain, snapshot: Snapshot | None,
     A gain without a snapshot goes on from what is held here, or from nothing.
     """
     if snapshot is not None or gain.partition not in parts.next_offsets:
-        parts.drop(gain.partition)
         parts.begin(gain.partition, snapshot)
     begin = max(gain.start, parts.next_offsets.get(gain.partition, gain.start))
     for start in range(begin, gain.stop, FOLD_AT_ONCE):

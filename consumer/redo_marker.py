@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from consumer.errors import StateError, TidemillError
+from consumer.errors import StateError, TidemillError, TransientError
 from consumer.stop_signal import StoppedWhileStarting
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ class RedoMarker:
         self._store.write(self._name, self._note(note["batch"]))
 
     def _read(self) -> dict[str, Any] | None:
-        if self._name not in self._store.names(self._name):
-            return None
         try:
+            if self._name not in self._store.names(self._name):
+                return None
             note = orjson.loads(self._store.read(self._name))
             return {"batch": note["batch"], "deaths": dict(note["deaths"])}
-        except (StateError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (StateError, TransientError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             log.warning("the note of deaths during recovery cannot be read, counting anew", reason=str(error))
             return {"batch": None, "deaths": {}}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.core import url_to_fs
 
-from consumer.errors import ConfigError, StateError
+from consumer.errors import AccessError, ConfigError, StateError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +23,8 @@ _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 class RemoteStore:
     """Blobs below a URL. A blob in an object store is there whole or not at all; elsewhere its hash tells.
 
+    A store that cannot be reached is no store without snapshots: reading then raises TransientError, and AccessError
+    where a right is missing; StateError is for what is not there. A write that fails is a StateError, whatever the cause.
     Raises ConfigError at once where the protocol is not known, its package is missing, or nothing can be written there.
     The bucket, or the folder, must exist. One that is only looked at (`read_only`) is not tried.
     """
@@ -35,7 +37,7 @@ class RemoteStore:
 
     def write(self, name: str, data: bytes) -> None:
         """Upload in one call."""
-        with self._told(name, "written"):
+        with self._changing(name, "written"):
             try:
                 self._files.pipe_file(self._path(name), data)
             except FileNotFoundError:  # a file system with folders, and one of them is missing
@@ -44,13 +46,13 @@ class RemoteStore:
 
     def read(self, name: str) -> bytes:
         """Download in one call."""
-        with self._told(name, "read"):
+        with self._looking(name):
             return bytes(self._files.cat_file(self._path(name)))
 
     def names(self, prefix: str = "") -> Sequence[str]:
         """Return all names that start with `prefix`; never from a cache, others write there too."""
         folder = prefix.rpartition("/")[0]
-        with self._told(prefix, "listed"):
+        with self._looking(prefix):
             self._files.invalidate_cache()
             found = self._files.find(self._path(folder) if folder else self._root)
         names = (str(path).removeprefix(self._root).lstrip("/") for path in found)
@@ -58,7 +60,7 @@ class RemoteStore:
 
     def delete(self, name: str) -> None:
         """Remove a blob; not an error when it is not there."""
-        with self._told(name, "removed"):
+        with self._changing(name, "removed"):
             try:
                 self._files.rm_file(self._path(name))
             except FileNotFoundError:
@@ -66,7 +68,7 @@ class RemoteStore:
 
     def modified(self, name: str) -> float:
         """Return when a blob was written, in seconds since the epoch, as the store says."""
-        with self._told(name, "read"):
+        with self._looking(name):
             return float(self._files.modified(self._path(name)).timestamp())
 
     def _path(self, name: str) -> str:
@@ -83,12 +85,23 @@ class RemoteStore:
             ) from error
 
     @contextmanager
-    def _told(self, name: str, done: str) -> Iterator[None]:
+    def _changing(self, name: str, done: str) -> Iterator[None]:
         """Turn whatever the file system raises into StateError: each raises what its service does."""
         try:
             yield
         except Exception as error:
             raise StateError(f"{self._url}/{name} cannot be {done}: {_first_line(error)}") from error
+
+    @contextmanager
+    def _looking(self, name: str) -> Iterator[None]:
+        """Tell what is not there from what cannot be seen now."""
+        try:
+            yield
+        except Exception as error:
+            said = f"{self._url}/{name} cannot be read: {_first_line(error)}"
+            if isinstance(error, FileNotFoundError):
+                raise StateError(said) from error
+            raise (AccessError if isinstance(error, PermissionError) else TransientError)(said) from error
 
 
 def _open(url: str) -> tuple[Any, str]:

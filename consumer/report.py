@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
 from consumer.report_charts import Lines, colour_index, line_chart, share_chart
-from consumer.report_words import BASELINES, COMPONENT, METHODS, METRICS, SIGNALS, UNITS
+from consumer.report_words import BASELINES, COMPONENT, GUESSES, METHODS, METRICS, UNITS, mark_of, signal_in_words
 from consumer.summary import best_method
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 SHOWN = ("tidemill", *BASELINES, "transformer")
 """Methods in the pictures, in this order; the tables have all."""
+
+FEWEST_EVENTS = 20
+"""In a bin of the reliability curve: a share of fewer says little."""
 
 Table = dict[str, dict[str, float]]
 Points = dict[str, Sequence[tuple[float, float]]]
@@ -78,6 +81,7 @@ def _body(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:
     )
     yield from _apart(summary)
     yield from _heads(summary["heads"])
+    yield from _calibration(summary["calibration"])
     yield from _machine(summary, extra)
     yield _settings(summary)
 
@@ -135,13 +139,14 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     picture = ""
     if extra.hit_rates:
         points = {name: _rates(extra.hit_rates, name) for name in colours}
-        marks = [float(found["event"]) for found in drift]
+        marks = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
         "Recent quality and drift",
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
-        "saw a watched signal rise: the stream changed, or the model got worse.",
+        "saw a watched signal rise: the stream changed, or the model got worse. A solid one: the policy acted on it. A "
+        "dotted one: the log-loss is back where it was.",
         picture + table,
     )
 
@@ -160,6 +165,13 @@ def _apart(summary: Mapping[str, Any]) -> Iterator[str]:
             "Users about whom nothing was known yet. They are not part of the figures above.",
             _metric_table(summary["first_events"], "next item"),
         )
+    if summary["new_items"]:
+        yield _section(
+            "New items",
+            "The first ten appearances of every item, the very first included, at which no method can know it. They are "
+            "part of the figures above.",
+            _metric_table(summary["new_items"], "next item"),
+        )
 
 
 def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
@@ -173,6 +185,35 @@ def _heads(heads: Mapping[str, Table]) -> Iterator[str]:
     for head, table in heads.items():
         title, text = words[head]
         yield _section(title, text, _metric_table(table, title.lower()))
+
+
+def _calibration(calibration: Mapping[str, Any]) -> Iterator[str]:
+    points: Points = {
+        GUESSES[head]: [
+            (found["confidence"], found["accuracy"])
+            for found in calibration[head]["bins"]
+            if found["events"] >= FEWEST_EVENTS
+        ]
+        for head in GUESSES
+        if head in calibration
+    }
+    if points:
+        errors = ", ".join(f"{GUESSES[head]} {calibration[head]['ece']:.4f}" for head in GUESSES if head in calibration)
+        chart = Lines("probability said", "share that came true", {"as said": [(0, 0), (1, 1)]} | points, shares=True)
+        yield _section(
+            "Calibration",
+            "First guesses by the probability that the model gave them, in fifteen bins, and how often they came "
+            f"true; bins of fewer than {FEWEST_EVENTS} events are left out. On "
+            f"the line the model is neither too sure nor too modest. Expected calibration error: {errors}.",
+            line_chart(chart, colour_index(list(chart.points)), "calibration"),
+        )
+    if "next_event_s" in calibration:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in calibration["next_event_s"].items())
+        yield _section(
+            "Calibration of times",
+            f"Share of events that came no later than the model's quantiles said; 10, 50 and 90 % are right: {shares}.",
+            "",
+        )
 
 
 def _machine(summary: Mapping[str, Any], extra: ReportSeries) -> Iterator[str]:
@@ -252,7 +293,7 @@ def _cell(value: float | None, *, best: bool) -> str:
 
 def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{found['event']:,}</td><td class=text>{escape(SIGNALS.get(found['signal'], found['signal']))}</td>"
+        f"<tr><td>{found['event']:,}</td><td class=text>{escape(signal_in_words(found['signal']))}</td>"
         f"<td>{escape(found.get('detector', '-'))}</td>{_cell(found.get('before'), best=False)}"
         f"{_cell(found.get('after'), best=False)}<td>{escape(found['action'])}</td></tr>"
         for found in drift

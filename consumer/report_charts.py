@@ -19,6 +19,8 @@ COLOURS = 8
 _SERIES = [f"#0200{index:02x}" for index in range(COLOURS)]
 _VARIABLES |= {colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)}
 
+MARK_STYLES = {"policy acted": "-", "recovered": ":"}
+"""Of marks that are not dashed."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MAX_POINTS = 600
@@ -41,15 +43,16 @@ _RC = {
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """One chart: per name its points (x, y), the axes' titles, and the places of vertical marks."""
+    """One chart: per name its points (x, y), the axes' titles, and vertical marks (place, kind in words)."""
 
     x_title: str
     y_title: str
     points: Mapping[str, Sequence[tuple[float, float]]]
-    marks: Sequence[float] = ()
-    mark_title: str = "drift detected"
+    marks: Sequence[tuple[float, str]] = ()
     from_zero: bool = True
     markers: bool = True
+    shares: bool = False
+    """Whether x is a share, not a number of events."""
 
 
 def colour_index(names: Sequence[str]) -> dict[str, int]:
@@ -63,11 +66,10 @@ def line_chart(chart: Lines, colours: Mapping[str, int], name: str) -> str:
     figure, axes = _figure()
     for method, points in chart.points.items():
         _draw_line(axes, method, _thin(points), colours.get(method, 0), markers=chart.markers)
-    for number, place in enumerate(chart.marks):
-        axes.axvline(place, color=MARK, lw=1.4, ls=(0, (4, 3)), label=chart.mark_title if number == 0 else None)
+    _draw_marks(axes, chart.marks)
     if chart.from_zero:
         axes.set_ylim(bottom=0)
-    return _finish(figure, axes, chart.x_title, chart.y_title, name)
+    return _finish(figure, axes, chart.x_title, chart.y_title, name, shares=chart.shares)
 
 
 def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str, y_title: str, name: str) -> str:
@@ -80,6 +82,15 @@ def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str,
     axes.stackplot([x for x, _ in thinned], layers, labels=components, colors=colours, alpha=0.85, linewidth=0)
     axes.set_ylim(0, 1)
     return _finish(figure, axes, x_title, y_title, name)
+
+
+def _draw_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
+    """Draw each place once per kind, the kinds told apart by their dashes."""
+    kinds = list(dict.fromkeys(kind for _, kind in marks))
+    for kind in kinds:
+        for number, place in enumerate(sorted({place for place, other in marks if other == kind})):
+            style = MARK_STYLES.get(kind, (0, (4, 3)))
+            axes.axvline(place, color=MARK, lw=1.4, ls=style, label=kind if number == 0 else None)
 
 
 def _draw_line(axes: Any, method: str, points: Sequence[tuple[float, float]], colour: int, *, markers: bool) -> None:
@@ -112,14 +123,15 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish(figure: Any, axes: Any, x_title: str, y_title: str, name: str) -> str:
+def _finish(figure: Any, axes: Any, x_title: str, y_title: str, name: str, *, shares: bool = False) -> str:
     from matplotlib import rc_context  # noqa: PLC0415 - an extra that only reports need
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415 - the same
 
     with rc_context(_RC | {"svg.hashsalt": name}):
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if not shares:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.01)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper left", ncols=4)

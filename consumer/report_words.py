@@ -22,11 +22,42 @@ METRICS = {
     "mrr@10, mrr@20": "The same, with 1 / place.",
     "recall@20": "Share of events whose item was among the first twenty.",
     "log_loss": "Mean of -ln(probability given to the item), over the whole catalogue. Lower is better.",
+    "ece": "Expected calibration error of the first guess: by how much its probability is off. Lower is better.",
 }
 
 UNITS = {"log_loss": " (nats)"}
 
+GUESSES = {"item": "next item", "event_type": "event type"}
+
 SIGNALS = {
     "log_loss": "log-loss of the model (nats)",
+    "misses/known": "the same, of users with a long history",
+    "lost_hits": "the same, when most of their events became harder at once",
+    "misses": "share of events whose item was not among the first ten",
     "unknown": "share of events with an unknown item",
+    "event_type": "surprise of the event types (nats)",
+    "time_gap": "surprise of the times between events (nats)",
+    "active_users": "chance that two events are of one user",
+    "event_type/log_loss": "log-loss of the next event type (nats)",
+    "next_event_s/pinball": "loss of the time to the next event (log-seconds)",
+    "champion/network": "network: loss of its past copy, and of what came of it (nats)",
+    "champion/ranker": "ranker: loss of its past copy, and of what came of it (nats)",
+    "recovered": "the log-loss is back where it was (nats)",
+    "not_recovered": "the log-loss is not back, and taken for usual from now on (nats)",
 }
+
+ALARM_MARK, ACTION_MARK, RECOVERY_MARK = "drift detected", "policy acted", "recovered"
+"""Kinds of vertical marks on the quality curve."""
+
+
+def mark_of(signal: str, action: str) -> str:
+    """Return the kind of mark of a drift record."""
+    if signal == "recovered":
+        return RECOVERY_MARK
+    return ALARM_MARK if action in {"observe", "keep"} or signal == "not_recovered" else ACTION_MARK
+
+
+def signal_in_words(signal: str) -> str:
+    """Return what a signal is, for people."""
+    head, _, component = signal.partition("/")
+    return f"log-loss of {component} alone (nats)" if head == "log_loss" and component else SIGNALS.get(signal, signal)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from incremental.settings import EvaluationSettings, LearningSettings
+from incremental.settings import DriftSettings, EvaluationSettings, LearningSettings, PolicySettings
 from model.settings import IDENTITY, OPERATIONAL, Count, ModelSettings, Positive, PredictionSettings, Section, Share
 
 
@@ -203,6 +203,8 @@ class Settings(Section):
     prediction: PredictionSettings = PredictionSettings()
     learning: LearningSettings = LearningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    drift: DriftSettings = DriftSettings()
+    policy: PolicySettings = PolicySettings()
     worker: WorkerSettings = WorkerSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     recovery: RecoverySettings = RecoverySettings()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from consumer.errors import StateError
+from consumer.errors import AccessError, StateError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class SnapshotWriter:
         writing, self._writing = self._writing, None
         try:
             size = writing.result()
-        except StateError as error:
+        except (StateError, TransientError, AccessError) as error:
             log.error("snapshot failed", reason=str(error), batch=self.batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
             return False

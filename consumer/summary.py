@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.describe_settings import HIDDEN, is_secret
+from incremental.calibration import BINS
 from incremental.prequential import K
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from incremental.drift import Detection
 
 SCHEMA_VERSION = 1
-LOWER_IS_BETTER = frozenset({"log_loss", "mae_log", "pinball"})
+LOWER_IS_BETTER = frozenset({"log_loss", "mae_log", "pinball", "ece"})
+RESULT = ("metrics", "emitted", "first_events", "new_items", "heads", "calibration", "windows")
+"""Parts of the summary that the evaluation gives."""
 DISTRIBUTIONS = ("tidemill", "torch", "numpy", "kafka-python")
 
 _COUNT = {"type": "integer", "minimum": 0}
@@ -44,14 +47,24 @@ def _object(properties: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
-def _methods(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": _object(properties)}
+def _methods(properties: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    row = _object({**properties, **(optional or {})}, required=list(properties))
+    return {"type": "object", "additionalProperties": row}
 
 
 _ITEM = _LISTS | {"log_loss": _POSITIVE}
+_ERROR = {"ece": _SHARE}
+"""Expected calibration error: of the model alone."""
 _HEADS = {
-    "event_type": _methods({"accuracy": _SHARE, "log_loss": _POSITIVE}),
+    "event_type": _methods({"accuracy": _SHARE, "log_loss": _POSITIVE}, _ERROR),
     "next_event_s": _methods({"mae_log": _POSITIVE, "pinball": _POSITIVE}),
+}
+_BIN = {"events": _COUNT, "confidence": _SHARE, "accuracy": _SHARE}
+_RELIABILITY = _object({"ece": _SHARE, "bins": {"type": "array", "maxItems": BINS, "items": _object(_BIN)}})
+_CALIBRATION = {
+    "item": _RELIABILITY,
+    "event_type": _RELIABILITY,
+    "next_event_s": _object(dict.fromkeys(("p10", "p50", "p90"), _SHARE)),
 }
 _DETECTION = {"event": _COUNT, "signal": {"type": "string"}, "action": {"type": "string"}} | {
     "detector": {"type": "string"},
@@ -68,10 +81,12 @@ SUMMARY_SCHEMA: dict[str, Any] = {
             **dict.fromkeys(("events", "users", "items", "scored", "seed"), _COUNT),
             "k": {"const": list(K)},
             "protocol": {"const": "prequential"},
-            "metrics": _methods(_ITEM),
+            "metrics": _methods(_ITEM, _ERROR),
             "emitted": _methods(_LISTS),
             "first_events": _methods(_ITEM),
+            "new_items": _methods(_ITEM),
             "heads": _object(_HEADS, required=[]),
+            "calibration": _object(_CALIBRATION, required=[]),
             "windows": {
                 "type": "array",
                 "maxItems": 10,
@@ -125,7 +140,7 @@ def build_summary(
         "seed": settings.worker.seed,
         "k": list(K),
         "protocol": "prequential",
-        **{key: result[key] for key in ("metrics", "emitted", "first_events", "heads", "windows")},
+        **{key: result[key] for key in RESULT},
         "drift": [asdict(detection) for detection in detections],
         "speed": {
             "events_per_s": events / seconds.total if seconds.total > 0.0 else 0.0,
@@ -174,7 +189,19 @@ def render_table(summary: Mapping[str, Any]) -> RenderableType:
     tables += [_table(head.replace("_", " "), table) for head, table in summary["heads"].items()]
     speed = f"{summary['speed']['events_per_s']:,.0f} events/s, {summary['speed']['total_s']:.1f} s in all"
     rejected = [f"rejected: {reason} {count:,}" for reason, count in summary["rejected"].items()]
-    return Group(counts, *tables, "\n".join([speed, *rejected]))
+    return Group(counts, *tables, "\n".join([*_calibration_lines(summary["calibration"]), speed, *rejected]))
+
+
+def _calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
+    """Return one line where there is something to say."""
+    parts = [
+        f"{head.replace('_', ' ')} {calibration[head]['ece']:.4f}"
+        for head in ("item", "event_type")
+        if head in calibration
+    ]
+    times = [f"{name} {share:.1%}" for name, share in calibration.get("next_event_s", {}).items()]
+    lines = [f"calibration error: {', '.join(parts)}"] if parts else []
+    return lines + ([f"times covered: {', '.join(times)}"] if times else [])
 
 
 def _table(title: str, methods: Mapping[str, Mapping[str, float]]) -> Table:

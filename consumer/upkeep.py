@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from consumer.errors import AccessError, TransientError
+from consumer.errors import AccessError, StateError, TransientError
 from consumer.recovery import Notes
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ class Upkeep:
         self._recovery.begins_anew = False
         if not self.save(wait=True):
             return
-        self._writer.snapshots.drop_all_but(1)
+        try:
+            self._writer.snapshots.drop_all_but(1)
+        except (StateError, TransientError, AccessError) as error:  # the new one is the newest all the same
+            log.warning("older snapshots were not removed", reason=str(error))
         trim(self._past, self.journal_partition, self._recovery.journal_offset)
         log.warning("a new lineage begins: the input does not hold what the former one needs", batch=self._parts.batch)
 

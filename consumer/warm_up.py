@@ -27,7 +27,10 @@ def warm_up() -> None:
     """Run a few invented micro-batches through a learner that is thrown away."""
     settings = Settings.model_validate(_SMALL)
     model = Model(settings.model, seed=0)
-    predictor, learner = Predictor(model), Learner(model, settings.learning, settings.prediction, seed=0)
+    predictor, learner = (
+        Predictor(model),
+        Learner(model, settings.learning, settings.prediction, settings.policy, seed=0),
+    )
     histories = Histories(settings.history, settings.input)
     histories.begin(TopicPartition("warm-up", 0))
     numbers = count()

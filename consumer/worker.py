@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import structlog
 
 from consumer.begin import begin_from
-from consumer.errors import Fenced, TransientError, UnknownOutcome, VoidStateError
+from consumer.errors import AccessError, Fenced, TransientError, UnknownOutcome, VoidStateError
 from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
@@ -167,7 +167,11 @@ class Worker:
 
     def _trim(self) -> None:
         """Drop what the journal needs no more: what lies before the oldest snapshot kept."""
-        offset = self._snapshots.oldest_journal_offset()
+        try:
+            offset = self._snapshots.oldest_journal_offset()
+        except (TransientError, AccessError) as error:
+            log.warning("the journal was not trimmed", reason=str(error))
+            return
         if self._settings.recovery.journal_keep == "snapshots" and offset and self.doors is not None:
             trim(self.doors.past, self._journal, offset)
 

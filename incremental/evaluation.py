@@ -6,34 +6,61 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from incremental.appearances import Appearances
 from incremental.baselines import Baselines
-from incremental.drift import Detection, DriftMonitor, signals
-from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
+from incremental.degradation import Degradation
+from incremental.drift import Detection, DriftMonitor
+from incremental.outcomes import (
+    FIRST,
+    IGNORED,
+    SCORED,
+    Coverage,
+    Guesses,
+    ItemOutcomes,
+    Observed,
+    Outcomes,
+    TimeOutcomes,
+    TypeOutcomes,
+)
 from incremental.prequential import Prequential
-from model.network import QUANTILES
+from incremental.signals import OURS, Signals, names
+from model.gaps import CELL, QUANTILES
+from model.mixture import BUCKETS
 from model.state import State
 
 if TYPE_CHECKING:
-    from incremental.settings import EvaluationSettings
-    from model.contexts import Contexts, Float64
+    from incremental.settings import DriftSettings, EvaluationSettings
+    from model.contexts import Bool, Contexts, Float64
     from model.predictor import Scores
-
-OURS = "tidemill"
+    from model.settings import ModelSettings
 
 
 class Evaluation:
     """Sums of all methods, and the drift monitor over the model's own losses."""
 
     def __init__(
-        self, settings: EvaluationSettings, components: list[str], history_length: int, epsilon: float
+        self,
+        settings: EvaluationSettings,
+        drift: DriftSettings,
+        components: list[str],
+        history_length: int,
+        model: ModelSettings,
     ) -> None:
-        self._components, self._epsilon = components, epsilon
-        self._baselines = Baselines(history_length, epsilon, settings.max_users) if settings.baselines else None
+        self._components, self._epsilon = components, model.epsilon
+        self._baselines = Baselines(history_length, model.epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
-        self.drift = DriftMonitor()
+        self._appearances = Appearances()
+        self.signals = Signals(components, model.max_types + 1)
+        self.degradation = Degradation(drift)
+        self.drift = DriftMonitor(names(components), drift.warm_up_events) if drift.enabled else None
 
-    def update(self, contexts: Contexts, scores: Scores, *, exclude_seen: bool, event: int) -> list[Detection]:
-        """Take in a scored micro-batch that begins with event number `event`; return the drifts that it revealed."""
+    def update(
+        self, contexts: Contexts, scores: Scores, *, exclude_seen: bool, event: int, watched_B: Bool | None = None
+    ) -> list[Detection]:
+        """Take in a scored micro-batch that begins with event number `event`; return the drifts that it revealed.
+
+        Drift is looked for in the events `watched_B` alone; None: in all.
+        """
         kind_B = np.where(contexts.learn_B, np.where(contexts.first_B, FIRST, SCORED), IGNORED).astype(np.uint8)
         observed = Observed(
             kind_B,
@@ -47,7 +74,12 @@ class Evaluation:
         )
         outcomes = self._outcomes(observed, scores)
         self.prequential.update(outcomes)
-        return self.drift.update(signals(observed, outcomes), event)
+        if self.drift is None:
+            return []
+        known_B = scores.bucket_B == len(BUCKETS)
+        values = self.signals.values(observed, outcomes, scores.type_B, scores.log_gap_B, known_B, watched_B)
+        alarms = self.drift.update(values, event)
+        return alarms + self.degradation.update(self.drift, alarms, event)
 
     def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
         items, types, times = self._baselines.observe(observed) if self._baselines else ({}, {}, {})
@@ -56,9 +88,10 @@ class Evaluation:
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
         types = {} if scores.type_p_BY is None else {OURS: _types(scores)} | types
-        times = {OURS: _times(scores)} | times if np.isfinite(scores.log_gap_B).any() else {}
+        times = {} if scores.gap_quantiles_B3 is None else {OURS: _times(scores)} | times
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
-        return Outcomes(observed.kind_B, items, emitted, types, times)
+        new_B = self._appearances.observe(observed.item_B, observed.kind_B != IGNORED)
+        return Outcomes(observed.kind_B, items, emitted, types, times, new_B, _guesses(scores), _coverage(scores))
 
     def _charged_alike(self, baseline: ItemOutcomes, observed: Observed, unknown: float) -> ItemOutcomes:
         """Let a baseline keep the model's share for `unknown`: nobody wins log-loss by guessing how often that comes.
@@ -72,11 +105,17 @@ class Evaluation:
 
     def state(self) -> State:
         """Return the drift monitor; the sums begin anew with the process."""
-        return State(values={"drift": self.drift.state()})
+        state = State(values={"drift": {} if self.drift is None else self.drift.state()})
+        state.put("signals", self.signals.state())
+        state.put("degradation", self.degradation.state())
+        return state
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
-        self.drift.load_state(state.values["drift"])
+        self.signals.load(state.take("signals"))
+        self.degradation.load(state.take("degradation"))
+        if self.drift is not None:
+            self.drift.load_state(state.values["drift"])
 
 
 def _types(scores: Scores) -> TypeOutcomes:
@@ -86,7 +125,24 @@ def _types(scores: Scores) -> TypeOutcomes:
     return TypeOutcomes(p_BY.argmax(axis=1) == scores.type_B, np.log(p_B))
 
 
+def _guesses(scores: Scores) -> dict[str, Guesses]:
+    confidence_B = np.where(scores.top_p_B > 0.0, scores.top_p_B, np.nan)
+    guesses = {"item": Guesses(confidence_B, scores.rank_B == 0)}
+    if scores.type_p_BY is not None:
+        p_BY = scores.type_p_BY.astype(np.float64)
+        guesses["event_type"] = Guesses(p_BY.max(axis=1), p_BY.argmax(axis=1) == scores.type_B)
+    return guesses
+
+
+def _coverage(scores: Scores) -> Coverage | None:
+    if scores.gap_quantiles_B3 is None:
+        return None
+    error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
+    return Coverage(np.isfinite(scores.log_gap_B), error_B3 < -CELL, np.abs(error_B3) <= CELL)
+
+
 def _times(scores: Scores) -> TimeOutcomes:
+    assert scores.gap_quantiles_B3 is not None  # noqa: S101 - the caller has looked
     error_B3 = scores.log_gap_B[:, None] - scores.gap_quantiles_B3
     level: Float64 = np.array(QUANTILES)
     pinball_B = np.maximum(level * error_B3, (level - 1.0) * error_B3).mean(axis=1)

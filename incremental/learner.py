@@ -2,30 +2,40 @@
 
 `plan` decides, `learn` does; between them stands the commit. One learning step, in this order:
 
+0. a copy of the weights that is kept beside an action is compared, and what the policy ordered is done;
 1. vocabularies admit (and evict) the ids of the micro-batch; a new item starts near the mean of its context;
 2. the counting components, the mixture and the ranker learn from what they were scored on;
 3. the transformer takes one optimizer step on the new events and on rehearsed windows, under a guard: a step with a
    loss or gradient that is not finite changes nothing and is counted;
 4. the new events join the rehearsal memory.
+
+Events of users in quarantine are left out of all four.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from incremental.adaptation import Adaptation, Measures
+from incremental.champion import Champion
+from incremental.interventions import intervene
 from incremental.plan import LearnPlan, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
-from incremental.rehearsal import Rehearsal
+from incremental.quarantine import Quarantine, among
+from incremental.rehearsal import Among, Rehearsal
 from incremental.repeats import RepeatRule
 from model.sequences import Sequences, cut
 from model.state import State
 from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
-    from incremental.settings import LearningSettings
+    from incremental.champion import Verdict
+    from incremental.settings import LearningSettings, PolicySettings
     from model.contexts import Contexts
     from model.model import Model
     from model.predictor import Scores
@@ -38,20 +48,35 @@ CONTEXT_ITEMS = 3
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one learning step did. `loss` is None where there was nothing for the network to learn."""
+    """What one learning step did. `loss` is None where there was nothing for the network to learn.
+
+    `quarantined` events were left out. `verdicts` are there when a copy of the weights has been compared for long enough.
+    """
 
     events: int
     rehearsed: int
     admitted: int
     evicted: int
     loss: Loss | None
+    quarantined: int = 0
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Learner:
-    """Owns all state that learning changes: the model, the rehearsal memory, the rule on repeats."""
+    """Owns all state that learning changes: the model, the rehearsal memory, what the policy has under way."""
 
-    def __init__(self, model: Model, settings: LearningSettings, prediction: PredictionSettings, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: LearningSettings,
+        prediction: PredictionSettings,
+        policy: PolicySettings,
+        seed: int,
+    ) -> None:
         self.model, self.settings, self.seed = model, settings, seed
+        self.adaptation = Adaptation(policy)
+        self.champion: Champion | None = None
+        self.quarantine = Quarantine()
         self.rehearsal = Rehearsal(settings.rehearsal_capacity, settings.rehearsal_length)
         self.repeats = RepeatRule(prediction.exclude_seen)
         self.batch = 0  # the last batch learned
@@ -61,17 +86,29 @@ class Learner:
     def plan(self, contexts: Contexts, *, learn: bool = True) -> LearnPlan:
         """Decide what will be learned from the next micro-batch; changes nothing."""
         batch, events = self.batch + 1, int(contexts.learn_B.sum())
+        if not learn or not events:
+            return self.plan_nothing()
+        measures = self.adaptation.measures(self.rehearsal.made, seed_for(self.seed, batch, "champion"))
+        return self._plan(batch, events, measures)
+
+    def _plan(self, batch: int, events: int, measures: Measures) -> LearnPlan:
         return LearnPlan(
             batch,
-            learn and events > 0,
-            learning_rate(self.settings, self.steps, events),
+            True,
+            learning_rate(self.settings, self.steps, events) * measures.learning_rate_factor,
             rehearsal_windows(self.settings, events),
             seed_for(self.seed, batch, "learn"),
             self.repeats.exclude,
+            measures.learning_rate_factor,
+            measures.half_life_events,
+            measures.rehearse_since,
+            measures.quarantine_above,
+            measures.score_champion,
+            measures.actions,
         )
 
     def plan_nothing(self) -> LearnPlan:
-        """Return the plan of a micro-batch without events: it has a number, and nothing is learned."""
+        """Return the plan of a micro-batch of which nothing is learned: it has a number."""
         batch = self.batch + 1
         return LearnPlan(batch, False, 0.0, 0, seed_for(self.seed, batch, "learn"), self.repeats.exclude)
 
@@ -85,23 +122,53 @@ class Learner:
         if not plan.learn:
             return self.pass_over(plan)
         self.batch = plan.batch
+        verdicts = self._adapt(contexts, scores, plan)
+        left_out = self.quarantine.users(plan.quarantine_above)
+        self.quarantine.learn(contexts.event_user_B[contexts.learn_B], -scores.log_prob_B[contexts.learn_B])
+        accepted = int(contexts.learn_B.sum())
+        contexts = replace(contexts, learn_B=contexts.learn_B & ~among(contexts.event_user_B, left_out))
         kept = np.flatnonzero(contexts.learn_B)
         admitted, evicted = self._admit(contexts, kept, plan)
-        self._count(contexts, scores, kept)
-        fresh = cut(contexts, self.model.settings.context, self.model.items, self.model.types)
+        self._count(contexts, scores, kept, plan)
+        rows = np.flatnonzero(~among(contexts.user_R, left_out))
+        rehearsed, loss = self._step(contexts, rows, plan)
+        self.rehearsal.add(contexts, rows)
+        self.events += accepted
+        return Learned(len(kept), rehearsed, admitted, evicted, loss, accepted - len(kept), verdicts)
+
+    def left_out(self, contexts: Contexts, plan: LearnPlan) -> npt.NDArray[np.bool_]:
+        """Return which events are of users in quarantine."""
+        return among(contexts.event_user_B, self.quarantine.users(plan.quarantine_above))
+
+    def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:
+        """Compare the copy that is kept, do what was ordered, and judge when it is time."""
+        adaptation = self.adaptation
+        if self.champion is not None and plan.score_champion:
+            self.champion.score(contexts, scores)
+        self.champion = intervene(self.model, self.champion, plan, seed_for(self.seed, plan.batch, "restart"))
+        adaptation.carried_out(plan, int(contexts.learn_B.sum()))
+        if self.champion is None or not adaptation.is_time_to_judge:
+            return ()
+        verdicts = tuple(self.champion.verdicts())
+        adaptation.judge(verdicts)
+        return verdicts
+
+    def _step(self, contexts: Contexts, rows: np.ndarray, plan: LearnPlan) -> tuple[int, Loss | None]:
+        """Let the network learn the new events of these rows and rehearsed windows; returns how many of those."""
+        fresh = cut(contexts, self.model.settings.context, self.model.items, self.model.types).only(rows)
         rehearsed = self._rehearse(plan)
-        batches = [fresh] if rehearsed is None else [fresh, rehearsed]
+        batches = [batch for batch in (fresh, rehearsed) if batch is not None and len(batch.length_R)]
         loss = self.model.transformer.learn(batches, step_of(plan, self.settings))
-        self.rehearsal.add(contexts)
-        self.events += len(kept)
         self.steps += loss is not None and loss.applied
-        return Learned(len(kept), 0 if rehearsed is None else len(rehearsed.length_R), admitted, evicted, loss)
+        return 0 if rehearsed is None else len(rehearsed.length_R), loss
 
     def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:
         model = self.model
         names = [contexts.item_ids_B[index] for index in kept]
         positions, evicted = model.items.observe(contexts.event_item_B[kept], names, self.events)
         model.evict(evicted)
+        if self.champion is not None:
+            self.champion.evict(evicted)
         model.types.observe(contexts.event_type_B[kept], [contexts.type_names_B[index] for index in kept], self.events)
         generator = torch.Generator().manual_seed(seed_for(self.seed, plan.batch, "admit"))
         for index in kept[positions].tolist():
@@ -115,14 +182,23 @@ class Learner:
         keys = contexts.items_RT[contexts.event_row_B[index], max(0, stop - CONTEXT_ITEMS) : stop]
         return [int(row) for row in self.model.items.lookup(keys)]
 
-    def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray) -> None:
+    def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray, plan: LearnPlan) -> None:
         model = self.model
         model.unknown.learn(scores.target_B[kept])
-        model.count(contexts, kept)
+        model.count(contexts, kept, plan.half_life_events or inf)
         scored = kept[~contexts.first_B[kept]]
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
+        model.calibrator.learn(scores.top_raw_B[kept], scores.rank_B[kept] == 0)
+        types = model.types.lookup(contexts.event_type_B[kept]).astype(np.int64)
+        model.heads.learn(
+            scores.views.heads,
+            contexts.before_B[kept].astype(np.int64),
+            scores.type_B[kept].astype(np.int64),
+            types,
+            scores.log_gap_B[kept],
+        )
         self._rank(contexts, scores, kept[scores.target_B[kept] != UNKNOWN])
         model.has_times |= bool(np.isfinite(scores.log_gap_B[kept]).any())
         self.repeats.learn(scores.repeat_B[scored])
@@ -135,8 +211,10 @@ class Learner:
 
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
-        targets = rehearsal_targets(plan, self.settings)
-        return self.rehearsal.sample(plan.rehearsal_windows, draw, self.model.items, self.model.types, targets)
+        settings, items, types = self.settings, self.model.items, self.model.types
+        among_ = Among(plan.rehearse_since, settings.rehearsal_recent_share, settings.rehearsal_recent_windows)
+        targets = rehearsal_targets(plan, settings)
+        return self.rehearsal.sample(plan.rehearsal_windows, draw, items, types, targets, among_)
 
     def state(self) -> State:
         """Return everything that learning changed."""
@@ -144,6 +222,10 @@ class Learner:
         state.put("model", self.model.state())
         state.put("rehearsal", self.rehearsal.state())
         state.put("repeats", self.repeats.state())
+        state.put("adaptation", self.adaptation.state())
+        state.put("quarantine", self.quarantine.state())
+        if self.champion is not None:
+            state.put("champion", self.champion.state())
         return state
 
     def load(self, state: State) -> None:
@@ -153,3 +235,9 @@ class Learner:
         self.model.load(state.take("model"))
         self.rehearsal.load(state.take("rehearsal"))
         self.repeats.load(state.take("repeats"))
+        self.adaptation.load(state.take("adaptation"))
+        self.quarantine.load(state.take("quarantine"))
+        self.champion = None
+        if "champion" in values:
+            self.champion = Champion(self.model)
+            self.champion.load(state.take("champion"))

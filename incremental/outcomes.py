@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,11 +69,34 @@ class TimeOutcomes:
 
 
 @dataclass(frozen=True, slots=True)
+class Guesses:
+    """The model's first guess at each event: the probability it was given (NaN: there was none), and whether it came."""
+
+    confidence_B: Float64
+    correct_B: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Whether the time to each event was less than p10, p50 and p90, or the same; where it is known."""
+
+    known_B: Bool
+    below_B3: Bool
+    at_B3: Bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
-    """All methods on one micro-batch. `emitted` scores what was published after the user's previous event."""
+    """All methods on one micro-batch. `emitted` scores what was published after the user's previous event.
+
+    `new_B`: whether the event is among the first of its item. `guesses` are by head, "item" and "event_type".
+    """
 
     kind_B: Kind
     items: Mapping[str, ItemOutcomes]
     emitted: ItemOutcomes | None
     types: Mapping[str, TypeOutcomes]
     times: Mapping[str, TimeOutcomes]
+    new_B: Bool | None = None
+    guesses: Mapping[str, Guesses] = field(default_factory=dict)
+    coverage: Coverage | None = None

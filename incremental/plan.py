@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.transformer import LearningStep
 
 if TYPE_CHECKING:
+    from incremental.policy import Action
     from incremental.settings import LearningSettings
 
 REFERENCE_EVENTS = 256
@@ -17,7 +18,10 @@ REFERENCE_EVENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class LearnPlan:
-    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes."""
+    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes.
+
+    The last six are the policy's, see `incremental.adaptation.Measures`.
+    """
 
     batch: int
     learn: bool
@@ -25,6 +29,26 @@ class LearnPlan:
     rehearsal_windows: int
     seed: int
     exclude_seen: bool
+    learning_rate_factor: float = 1.0
+    half_life_events: float = 0.0
+    rehearse_since: int = 0
+    quarantine_above: float = 0.0
+    score_champion: bool = False
+    actions: tuple[Action, ...] = ()
+
+
+def plan_of(values: dict[str, Any]) -> LearnPlan:
+    """Return the plan whose fields these JSON values are. Raises TypeError or KeyError where they are not."""
+    return LearnPlan(**values | {"actions": tuple(values.get("actions", ()))})
+
+
+def active(plan: LearnPlan) -> dict[str, bool]:
+    """Return the lasting actions of the policy, and whether a plan has them under way."""
+    return {
+        "short_half_lives": plan.half_life_events > 0.0,
+        "rehearse_recent": plan.rehearse_since > 0,
+        "boost_learning_rate": plan.learning_rate_factor > 1.0,
+    }
 
 
 def seed_for(seed: int, batch: int, purpose: str) -> int:

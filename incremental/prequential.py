@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from incremental.calibration import coverage_sums, covered, guess_sums, reliability
 from incremental.outcomes import FIRST, SCORED, Outcomes
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ HEAD_METRICS = {"event_type": ("accuracy", "log_loss"), "next_event_s": ("mae_lo
 K = (10, 20)
 WINDOWS = 10
 RECENT_POPULARITY = "recent_popularity"
+OURS = "tidemill"
+"""The name of the model among the methods."""
 
 _MAX_PARTS = 1280
 _RECENT_CHUNKS = 5
@@ -81,7 +84,7 @@ class Parts:
 
 
 class Prequential:
-    """Sums of all methods' outcomes: overall, over ten windows, over users' first events, and lately.
+    """Sums of all methods' outcomes: overall, over ten windows, over users' first events, over new items, and lately.
 
     `recent` looks at the latest five chunks of about `window_events` scored events. A head counts an event only
     where every one of its methods has a number, so that all are compared on the same events.
@@ -91,6 +94,8 @@ class Prequential:
         self._window_events = window_events
         self._items = Parts()
         self._first: dict[str, Float64] = {}
+        self._new: dict[str, Float64] = {}
+        self._calibration: dict[str, Float64] = {}  # head → sums of `incremental.calibration`
         self._emitted: dict[str, Float64] = {}
         self._heads: dict[str, Float64] = {}  # "head/method" → S
         self._recent: deque[dict[str, Float64]] = deque([{}], maxlen=_RECENT_CHUNKS)  # "items/…" and "head/method"
@@ -112,11 +117,22 @@ class Prequential:
         values = {name: _item_values(method, scored_B) for name, method in outcomes.items.items()}
         self._items.add(values)
         _accumulate(self._first, {name: _item_values(method, first_B) for name, method in outcomes.items.items()})
+        if outcomes.new_B is not None:
+            new_S = outcomes.new_B[scored_B]
+            _accumulate(self._new, {name: rows[new_S] for name, rows in values.items()})
+        self._calibrate(outcomes, scored_B)
         if outcomes.emitted is not None:
-            _accumulate(self._emitted, {"tidemill": _item_values(outcomes.emitted, scored_B)[:, :-1]})
+            _accumulate(self._emitted, {OURS: _item_values(outcomes.emitted, scored_B)[:, :-1]})
         heads = _head_values(outcomes, scored_B)
         _accumulate(self._heads, heads)
         self._remember({f"items/{name}": rows for name, rows in values.items()} | heads, int(scored_B.sum()))
+
+    def _calibrate(self, outcomes: Outcomes, scored_B: Bool) -> None:
+        sums = {head: guess_sums(guesses, scored_B) for head, guesses in outcomes.guesses.items()}
+        if outcomes.coverage is not None:
+            sums["next_event_s"] = coverage_sums(outcomes.coverage, scored_B)
+        for head, added in sums.items():
+            self._calibration[head] = self._calibration[head] + added if head in self._calibration else added
 
     def recent(self, method: str) -> Metrics:
         """Return the item metrics of one method over the latest 5,000 or so scored events; empty without any."""
@@ -128,17 +144,28 @@ class Prequential:
         return _by_head(heads)
 
     def result(self) -> dict[str, Any]:
-        """Return `metrics`, `emitted`, `first_events`, `heads` and `windows` as in the replay summary.
+        """Return `metrics`, `emitted`, `first_events`, `new_items`, `heads`, `calibration` and `windows` of the summary.
 
         Of the half-lives of recent popularity the best by hit rate @10 over the whole stream stands for all.
         """
         totals = self._items.totals()
         best = _best_recent(totals)
+        calibration = {
+            head: covered(sums) if head == "next_event_s" else reliability(sums)
+            for head, sums in self._calibration.items()
+            if sums.any()
+        }
+        tables = {"metrics": _item_table(totals, best)} | _by_head(self._heads)
+        for table, head in (("metrics", "item"), ("event_type", "event_type")):
+            if head in calibration and OURS in tables.get(table, {}):
+                tables[table][OURS]["ece"] = calibration[head]["ece"]
         return {
-            "metrics": _item_table(totals, best),
+            "metrics": tables.pop("metrics"),
             "emitted": {name: _means(sums_S, ITEM_METRICS[:-1]) for name, sums_S in self._emitted.items() if sums_S[0]},
             "first_events": _item_table(self._first, best),
-            "heads": _by_head(self._heads),
+            "new_items": _item_table(self._new, best),
+            "heads": tables,
+            "calibration": calibration,
             "windows": [{"events": events} | _item_table(sums, best) for events, sums in self._items.windows(WINDOWS)],
         }
 
@@ -150,7 +177,8 @@ class Prequential:
         """Return everything as named arrays."""
         arrays = {"progress": np.array([self._items.events, self._items.size, self._chunk_events], dtype=np.float64)}
         arrays |= {f"items/{name}": sums_PS.copy() for name, sums_PS in self._items.sums.items()}
-        groups = {"first": self._first, "emitted": self._emitted, "heads": self._heads}
+        groups = {"first": self._first, "new": self._new, "emitted": self._emitted, "heads": self._heads}
+        groups["calibration"] = self._calibration
         groups |= {f"recent-{index}": chunk for index, chunk in enumerate(self._recent)}
         for group, sums in groups.items():
             arrays |= {f"{group}/{name}": sums_S.copy() for name, sums_S in sums.items()}
@@ -167,6 +195,7 @@ class Prequential:
         self._items.sums = groups.get("items", {})
         self._first, self._emitted = groups.get("first", {}), groups.get("emitted", {})
         self._heads = groups.get("heads", {})
+        self._new, self._calibration = groups.get("new", {}), groups.get("calibration", {})
         chunks = sorted(group for group in groups if group.startswith("recent-"))
         self._recent = deque([groups[chunk] for chunk in chunks] or [{}], maxlen=_RECENT_CHUNKS)
 

@@ -7,6 +7,7 @@ items, so an evicted item is simply unknown there, and one that returns is found
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from model.vocabulary import Vocabulary
 
 COLUMNS = ("items", "types", "times", "opens")
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which windows are drawn: none begun before number `since`, and a share from the latest alone."""
+
+    since: int = 0
+    recent_share: float = 0.0
+    recent_windows: int = 1
+
+
+ALL = Among()
 
 
 class Rehearsal:
@@ -37,9 +50,14 @@ class Rehearsal:
     def __len__(self) -> int:
         return min(self._made, self._capacity)
 
-    def add(self, contexts: Contexts) -> None:
-        """Remember the new events of a micro-batch, row by row."""
-        for row, user in enumerate(contexts.user_R.tolist()):
+    @property
+    def made(self) -> int:
+        """Windows begun so far, those overwritten included."""
+        return self._made
+
+    def add(self, contexts: Contexts, rows: Int64) -> None:
+        """Remember the new events in some rows of a micro-batch."""
+        for row, user in zip(rows.tolist(), contexts.user_R[rows].tolist(), strict=True):
             place, stop = int(contexts.new_R[row]), int(contexts.length_R[row])
             while place < stop:
                 slot = self._open.get(user)
@@ -71,16 +89,21 @@ class Rehearsal:
         return count
 
     def sample(
-        self, count: int, draw: np.random.Generator, items: Vocabulary, types: Vocabulary, targets: int | None = None
+        self,
+        count: int,
+        draw: np.random.Generator,
+        items: Vocabulary,
+        types: Vocabulary,
+        targets: int | None = None,
+        among: Among = ALL,
     ) -> Sequences | None:
         """Draw windows with at least one known predecessor of a target, with replacement; None where there is none.
 
         The first `count` windows, or as many as it takes to hold `targets` targets.
         """
-        eligible = np.flatnonzero((self._length >= 2) & (self._first < self._length))
-        if not count or not len(eligible):
+        chosen = self._chosen(count, draw, among)
+        if not len(chosen):
             return None
-        chosen: Int64 = draw.choice(eligible, count)
         if targets is not None:
             held = self._length[chosen] - np.maximum(self._first[chosen], 1)
             chosen = chosen[np.cumsum(held) - held < targets]
@@ -97,6 +120,17 @@ class Rehearsal:
             np.maximum(self._first[chosen], 1).astype(np.int32),
             np.zeros(len(chosen), np.int32),
         )
+
+    def _chosen(self, count: int, draw: np.random.Generator, among: Among) -> Int64:
+        """Draw the windows: the stated share from the latest ones, mixed with the rest."""
+        number = (self._made - 1) - (self._made - 1 - np.arange(self._capacity)) % self._capacity  # by slot
+        eligible = np.flatnonzero((self._length >= 2) & (self._first < self._length) & (number >= among.since))
+        recent = eligible[number[eligible] >= self._made - among.recent_windows] if among.recent_share else eligible[:0]
+        if not count or not len(eligible):
+            return eligible[:0]
+        latest = round(count * among.recent_share) if len(recent) else 0
+        chosen: Int64 = draw.choice(eligible, count - latest)
+        return chosen if not latest else draw.permutation(np.concatenate([chosen, draw.choice(recent, latest)]))
 
     def forget(self, user: int) -> None:
         """Empty every window of a user."""

@@ -34,6 +34,10 @@ class LearningSettings(Section):
     """Windows that the rehearsal memory holds; the oldest is overwritten."""
     rehearsal_length: Annotated[int, Field(ge=2)] = Field(32, json_schema_extra=IDENTITY)
     """Events in a remembered window."""
+    rehearsal_recent_share: Share = Field(0.0, json_schema_extra=OPERATIONAL)
+    """Share of the rehearsed windows that is drawn from the latest ..."""
+    rehearsal_recent_windows: Count = Field(1_000, json_schema_extra=OPERATIONAL)
+    """... so many windows; the rest from all."""
 
 
 class EvaluationSettings(Section):
@@ -43,3 +47,61 @@ class EvaluationSettings(Section):
     """Whether the counting baselines are computed and reported too (about 30 µs per event)."""
     max_users: Count = Field(1_000_000, json_schema_extra=OPERATIONAL)
     """Users that the per-user baselines remember; the one unseen for longest is dropped."""
+
+
+class DriftSettings(Section):
+    """Watching for drift."""
+
+    enabled: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Whether the signals are watched; without it no policy acts."""
+    warm_up_events: Annotated[int, Field(ge=0)] = Field(10_000, json_schema_extra=OPERATIONAL)
+    """Events at the beginning of a lineage that are not watched: there everything changes."""
+    recovery_window_events: Annotated[int, Field(ge=32)] = Field(2048, json_schema_extra=OPERATIONAL)
+    """The model has recovered when its mean log-loss over so many events is back at what it was ..."""
+    recovery_slack: Share = Field(0.1, json_schema_extra=OPERATIONAL)
+    """... but for this share of the rise."""
+    new_normal_after_events: Count = Field(200_000, json_schema_extra=OPERATIONAL)
+    """What has not recovered after so many events is the usual level from then on."""
+
+
+class PolicySettings(Section):
+    """What is done about drift. `incremental/policy.py` says which signal calls for which action."""
+
+    enabled: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Whether anything is done at all; without it drift is only reported."""
+    cool_down_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    """An action is not begun again within so many events of its last beginning."""
+    short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Let the counting memories forget faster for a while: no half-life is longer than ..."""
+    half_life_events: Positive = Field(40.0, json_schema_extra=OPERATIONAL)
+    """... so many events ..."""
+    half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
+    """... during so many events."""
+    rehearse_recent: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Rehearse only windows that began after the alarm ..."""
+    rehearse_recent_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    """... during so many events."""
+    boost_learning_rate: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Raise the learning rate of the network ..."""
+    learning_rate_factor: Annotated[float, Field(ge=1.0, le=10.0)] = Field(1.5, json_schema_extra=OPERATIONAL)
+    """... to so many times what it is, at first ..."""
+    learning_rate_half_life_events: Count = Field(4_000, json_schema_extra=OPERATIONAL)
+    """... the excess falling by half in so many events."""
+    restart_mixture: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Let all components begin again with equal weight."""
+    restart_ranker: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Let the ranker begin again as the mixture's own order."""
+    restart_items: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Let the network's item embeddings, which are its head for items too, begin again."""
+    restart_heads: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Let the network's head for event types, or for times, begin again where that head's loss rose."""
+    quarantine: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Do not learn from users who act much and cost far more log-loss than others, such as bots: ..."""
+    quarantine_above: Positive = Field(0.75, json_schema_extra=OPERATIONAL)
+    """... by so many nats."""
+    roll_back: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Return to the weights from before an action where it made things worse: a copy of them goes on scoring ..."""
+    champion_every_batches: Count = Field(16, json_schema_extra=OPERATIONAL)
+    """... one micro-batch of so many, drawn at random ..."""
+    champion_events: Count = Field(8_000, json_schema_extra=OPERATIONAL)
+    """... until so many events have passed, and then the better of the two stays."""

@@ -35,6 +35,15 @@ class Adam:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def restart(self, parameters: Iterable[Tensor]) -> None:
+        """Forget the moments of some of the parameters."""
+        wanted = {id(parameter) for parameter in parameters}
+        for index, parameter in enumerate(self.parameters):
+            if id(parameter) in wanted:
+                self._momentum[index].zero_()
+                self._variance[index].zero_()
+                self._steps[index] = 0
+
     @torch.no_grad()
     def step(self, learning_rate: float, weight_decay: float = 0.0) -> None:
         """Take one step along the gradients; a parameter without one stays as it is."""

@@ -36,6 +36,10 @@ class Candidates:
     mixture_QC: Probability  # 0 where padded
     features_QCF: Features
 
+    def of(self, states: Int64) -> Candidates:
+        """Return those of some states."""
+        return Candidates(self.rows_QC[states], self.mixture_QC[states], self.features_QCF[states])
+
 
 @compiled
 def union(proposed_QK: Rows, height: int, least: int) -> Rows:

@@ -34,10 +34,10 @@ class ItemTable:
         self._momentum = torch.zeros(0, dim + 1)  # the last column belongs to the bias
         self._variance = torch.zeros(0, 2)  # of the embedding as a whole, of the bias
         self._steps = torch.zeros(0)
-        self._reserve(1024)
+        self.reserve(1024)
         self.weight[UNKNOWN] = torch.randn(dim, generator=generator) * INIT_SCALE
 
-    def _reserve(self, rows: int) -> None:
+    def reserve(self, rows: int) -> None:
         """Make room for `rows` rows; capacity doubles, so growing is cheap on average."""
         have = len(self.weight)
         if rows <= have:
@@ -54,12 +54,29 @@ class ItemTable:
 
         A context row that is admitted in the same micro-batch but not started yet says nothing.
         """
-        self._reserve(row + 1)
+        self.reserve(row + 1)
         noise = torch.randn(self.dim, generator=generator) * INIT_SCALE
         known = [other for other in context if other != row and self._is_live(other)]
         mean = self.weight[known].mean(dim=0) * CONTEXT_SHARE + 0.5 * noise if known else noise
         self.weight[row] = mean
         self.bias[row] = 0.0
+
+    def restart(self, generator: torch.Generator) -> None:
+        """Let the embeddings of all items begin again, as if nothing had come before them."""
+        live = self.bias > -torch.inf
+        self.weight[live] = torch.randn(int(live.sum()), self.dim, generator=generator) * INIT_SCALE
+        self.bias[live] = 0.0
+        self._momentum.zero_(), self._variance.zero_(), self._steps.zero_()
+
+    def take_over(self, other: ItemTable) -> None:
+        """Take the rows of another table, older than this one, of the items that it knows."""
+        live = torch.zeros(len(self.bias), dtype=torch.bool)
+        live[: len(other.bias)] = other.bias > -torch.inf
+        live[UNKNOWN] = True
+        mine = (self.weight, self.bias, self._momentum, self._variance, self._steps)
+        theirs = (other.weight, other.bias, other._momentum, other._variance, other._steps)
+        for to, of in zip(mine, theirs, strict=True):
+            to[live] = of[live[: len(of)]]
 
     def _is_live(self, row: int) -> bool:
         return row < len(self.bias) and bool(self.bias[row] > -torch.inf)
@@ -89,7 +106,7 @@ class ItemTable:
 
     def state(self, rows: int) -> State:
         """Return the first `rows` rows."""
-        self._reserve(rows)
+        self.reserve(rows)
         names = {"weight": self.weight, "bias": self.bias, "momentum": self._momentum}
         names |= {"variance": self._variance, "steps": self._steps}
         return State({name: tensor[:rows].numpy().copy() for name, tensor in names.items()})
@@ -99,4 +116,4 @@ class ItemTable:
         self.weight, self.bias, self._momentum, self._variance, self._steps = (
             torch.from_numpy(state.arrays[name].copy()) for name in ("weight", "bias", "momentum", "variance", "steps")
         )
-        self._reserve(max(1024, len(self.weight)))
+        self.reserve(max(1024, len(self.weight)))

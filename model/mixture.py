@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from model.compiled import compiled
 from model.state import State
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Mixture:
         if not len(p_BK):
             return
         blended = np.einsum("bk,bk->b", p_BK, self._blend[buckets])
-        self._fixed_share(np.concatenate([p_BK, blended[:, None]], axis=1))
+        self._share = fixed_share(self._share, np.concatenate([p_BK, blended[:, None]], axis=1), self._events)
+        self._events += len(p_BK)
         posterior = p_BK * self._blend[buckets] / blended[:, None]
         for index in np.unique(buckets).tolist():
             mine = posterior[buckets == index]
@@ -64,15 +66,10 @@ class Mixture:
             rate = 1.0 - (1.0 - max(BLEND_RATE, 1.0 / (self._seen[index] + 1.0))) ** len(mine)
             self._blend[index] += rate * (mine.mean(axis=0) - self._blend[index])
 
-    def _fixed_share(self, p_BK: Float64) -> None:
-        share, even = self._share, 1.0 / len(self._share)
-        for p in p_BK:
-            self._events += 1
-            share = share * p
-            share /= share.sum()
-            alpha = 1.0 / (self._events + 1)
-            share = (1.0 - alpha) * share + alpha * even
-        self._share = share
+    def restart(self) -> None:
+        """Give every component the same weight again, and learn as fast as at the beginning."""
+        self._share[:], self._blend[:] = 1.0 / len(self._share), 1.0 / len(self.names)
+        self._seen[:], self._events = 0.0, 0
 
     def overall(self) -> dict[str, float]:
         """Return each component's effective weight, averaged over the events seen, for people."""
@@ -89,3 +86,19 @@ class Mixture:
         """Become what `state` holds."""
         self._share, self._blend = state.arrays["share"].copy(), state.arrays["blend"].copy()
         self._seen, self._events = state.arrays["seen"].copy(), int(state.values["events"])
+
+
+@compiled
+def fixed_share(share: Float64, p_BK: Float64, events: int) -> Float64:
+    """Return the weights after B events, `events` of which came before; Bayes, then a share 1 / (t + 1) spread evenly."""
+    share = share.copy()
+    even = 1.0 / len(share)
+    for line in range(len(p_BK)):
+        total = 0.0
+        for k in range(len(share)):
+            share[k] *= p_BK[line, k]
+            total += share[k]
+        alpha = 1.0 / (events + line + 2)
+        for k in range(len(share)):
+            share[k] = (1.0 - alpha) * share[k] / total + alpha * even
+    return share

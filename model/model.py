@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
 
+from model.calibrator import Calibrator
 from model.candidates import FIXED
+from model.gaps import Gaps
+from model.heads import Heads
 from model.item_statistics import ItemStatistics
 from model.mixture import Mixture
 from model.own_items import OwnItems
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
     from model.components import Memory, View
     from model.contexts import Contexts, Int64
+    from model.heads import HeadsView
     from model.own_items import OwnItemsView
     from model.settings import ModelSettings
     from model.transformer import TransformerView
@@ -53,6 +58,7 @@ class Views:
 
     transformer: TransformerView
     own_items: OwnItemsView
+    heads: HeadsView
     all: tuple[View, ...]
 
 
@@ -64,7 +70,9 @@ class Model:
         self.settings = settings
         self.items = Vocabulary(settings.max_items, settings.min_count)
         self.types = Vocabulary(settings.max_types, evict=False)
-        self.transformer = Transformer(settings, self.items, self.types, seed)
+        gaps = Gaps()
+        self.transformer = Transformer(settings, self.items, self.types, seed, gaps)
+        self.heads = Heads(settings, self.types, gaps)
         self.popularity = Popularity(self.items, settings.popularity_half_life_events)
         self.popularity_now = Popularity(self.items, settings.popularity_short_half_life_events, "popularity_now")
         self.own_items = OwnItems(self.items)
@@ -77,6 +85,7 @@ class Model:
         self.mixture = Mixture(names)
         self.summits = [names.index(name) for name in SUMMITS if name in names]
         self.ranker = Ranker(len(names) + 1 + FIXED, len(names), seed)
+        self.calibrator = Calibrator()
         self.unknown = UnknownRate()
         self.has_times = False
 
@@ -97,6 +106,7 @@ class Model:
             self.transitions,
             self.sessions,
             self.statistics,
+            self.heads,
         ]
 
     def views(self, contexts: Contexts) -> Views:
@@ -115,16 +125,20 @@ class Model:
             self.sessions.view(contexts, smoothing),
         )
         named = zip(COMPONENTS, views, strict=True)
-        return Views(transformer, own, tuple(view for name, view in named if name in self.mixture.names))
+        chosen = tuple(view for name, view in named if name in self.mixture.names)
+        return Views(transformer, own, self.heads.view(contexts, transformer), chosen)
 
-    def count(self, contexts: Contexts, kept: Int64) -> None:
-        """Let every memory that only counts learn from some events of a micro-batch, in stream order."""
+    def count(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
+        """Let every memory that only counts learn from some events of a micro-batch, in stream order.
+
+        Those that forget by half-lives forget at least as fast as `longest_half_life` says, in events.
+        """
         rows = self.items.lookup(contexts.event_item_B[kept])
-        self.popularity.learn(rows)
-        self.popularity_now.learn(rows)
+        self.popularity.learn(rows, longest_half_life)
+        self.popularity_now.learn(rows, longest_half_life)
         self.replies.learn(contexts, kept)
-        self.transitions.learn(contexts, kept)
-        self.sessions.learn(contexts, kept)
+        self.transitions.learn(contexts, kept, longest_half_life)
+        self.sessions.learn(contexts, kept, longest_half_life)
         self.statistics.learn(contexts, kept)
 
     def evict(self, rows: Sequence[int]) -> None:
@@ -145,6 +159,7 @@ class Model:
         state.put("unknown", self.unknown.state())
         state.put("mixture", self.mixture.state())
         state.put("ranker", self.ranker.state())
+        state.put("calibrator", self.calibrator.state())
         for memory in self.memories:
             state.put(memory.name, memory.state())
         return state
@@ -157,5 +172,6 @@ class Model:
         self.unknown.load(state.take("unknown"))
         self.mixture.load(state.take("mixture"))
         self.ranker.load(state.take("ranker"))
+        self.calibrator.load(state.take("calibrator"))
         for memory in self.memories:
             memory.load(state.take(memory.name))

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
+from model.gaps import BINS
+
 if TYPE_CHECKING:
     from model.settings import ModelSettings
 
@@ -29,8 +31,6 @@ INTERVALS = 64
 """Embeddings of the time since the previous event: 0 unknown, then half-octaves of 1 + seconds, to about 50 years."""
 LONGEST = 8200
 """Tokens of the longest possible sequence: twice the longest history, and `begin`."""
-QUANTILES = (0.1, 0.5, 0.9)
-"""Of log(1 + seconds) to the next event."""
 
 
 def interval_bucket(gap_s: Tensor) -> Tensor:
@@ -123,7 +123,9 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(Block(settings, rotary) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(dim)
         self.type_head = nn.Linear(dim, settings.max_types + 1)
-        self.time_head = nn.Linear(dim, len(QUANTILES))
+        self.time_head = nn.Linear(dim, BINS)
+        nn.init.zeros_(self.time_head.weight)
+        nn.init.zeros_(self.time_head.bias)
 
     def embed(self, tokens: Tokens) -> Tensor:
         """Return the input of the first block, [R, L, D]."""
@@ -148,14 +150,7 @@ class Network(nn.Module):
         logits: Tensor = self.type_head(h_PD)
         return logits
 
-    def time_quantiles(self, h_PD: Tensor) -> Tensor:
-        """Return p10 <= p50 <= p90 of log(1 + seconds) to the next event, [P, 3]."""
-        low, median, high = self.time_head(h_PD).unbind(-1)
-        return torch.stack([median - F.softplus(low), median, median + F.softplus(high)], dim=-1)
-
-
-def pinball(quantiles_P3: Tensor, target_P: Tensor) -> Tensor:
-    """Return the mean pinball loss over QUANTILES for each target, [P] (Koenker and Bassett 1978)."""
-    level = torch.tensor(QUANTILES)
-    error = target_P[:, None] - quantiles_P3
-    return torch.maximum(level * error, (level - 1.0) * error).mean(dim=-1)
+    def time_logits(self, h_PD: Tensor, share_B: Tensor) -> Tensor:
+        """Return logits over the bins of the time to the next event, [P, BINS]: the stream's own shares at first."""
+        logits: Tensor = self.time_head(h_PD) + share_B.log()
+        return logits

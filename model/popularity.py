@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,14 +43,18 @@ class Popularity:
         q = self._count[:rows] / max(self._count.sum(), 1e-300)
         return PopularityView(q, contexts.states, smoothing)
 
-    def learn(self, rows: Rows) -> None:
-        """Count events in stream order, by the row of each item (0: not admitted)."""
+    def learn(self, rows: Rows, longest_half_life: float = inf) -> None:
+        """Count events in stream order, by the row of each item (0: not admitted).
+
+        While these are counted the half-life is at most `longest_half_life`.
+        """
         if self.items.rows > len(self._count):
             self._reserve(self.items.rows)
-        weight = self._increment * self._growth ** np.arange(len(rows))
+        growth = max(self._growth, 2.0 ** (1.0 / longest_half_life))
+        weight = self._increment * growth ** np.arange(len(rows))
         known = rows != UNKNOWN
         np.add.at(self._count, rows[known], weight[known])
-        self._increment = float(self._increment * self._growth ** len(rows))
+        self._increment = float(self._increment * growth ** len(rows))
         if self._increment > RENORMALISE_ABOVE:
             self._count /= self._increment
             self._increment = 1.0

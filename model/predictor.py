@@ -4,7 +4,7 @@ For every state each component proposes candidates; their union is scored by all
 That order is what is published, so it is also what the evaluation ranks: a target outside the union is a miss. One
 distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
 rest, p(i) = pi * softmax of the ranker on the candidates, and (1 - pi) * mixture(i) / mixture(not candidates) on the
-other admitted items.
+other admitted items. What the first of a list is given is calibrated (`model.calibrator`) at the cost of its rivals.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Scores:
 
     target_B: Rows
     rank_B: Int32
+    top_p_B: Float64  # what the first of the list was given; 0: the list was empty
+    top_raw_B: Float64  # the same before it was calibrated
     log_prob_B: Float64
     p_BM: Float64
     rank_MB: tuple[Int32, ...]
@@ -49,7 +51,7 @@ class Scores:
     type_B: Rows
     type_p_BY: Probability | None
     log_gap_B: Float64  # log(1 + seconds since the user's previous event), NaN where unknown
-    gap_quantiles_B3: Float64
+    gap_quantiles_B3: Float64 | None
     repeat_B: Bool
     support: int  # admitted items when the micro-batch was scored
     unknown: float  # the rate of items that are not admitted, as of then
@@ -81,6 +83,7 @@ class _Ranking:
     p_QC: Probability
     rows_QK: Rows
     p_QK: Probability
+    first_Q: Float64  # of the first of the list, before it was calibrated
 
 
 class Predictor:
@@ -94,8 +97,7 @@ class Predictor:
         views = self.model.views(contexts)
         proposals = [view.propose(self.model.settings.proposals) for view in views.all]
         ranking = self._rank(contexts, views, proposals, exclude_seen=exclude_seen)
-        type_p_QY = views.transformer.type_probabilities() if self.model.types.size > 1 else None
-        gap_Q3 = views.transformer.time_quantiles()
+        type_p_QY, gap_Q3 = views.heads.type_p_QY, views.heads.time_Q3
         scores = self._score(contexts, views, proposals, ranking, type_p_QY, gap_Q3, exclude_seen=exclude_seen)
         return scores, self._publish(contexts, ranking, type_p_QY, gap_Q3)
 
@@ -112,9 +114,25 @@ class Predictor:
         left_out = rows_QC == UNKNOWN
         if exclude_seen:
             left_out |= views.own_items.holds(states, rows_QC)
-        best, p = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
-        rows = np.take_along_axis(rows_QC, best, axis=1)
-        return _Ranking(candidates, covered_Q, p_QC, np.where(p > 0, rows, UNKNOWN), np.maximum(p, 0.0))
+        best_QK, p_QK = heaviest_columns(np.where(left_out, np.float32(-1.0), p_QC), LIST_LENGTH)
+        rows_QK = np.where(p_QK > 0, np.take_along_axis(rows_QC, best_QK, axis=1), UNKNOWN)
+        p_QK = np.maximum(p_QK, 0.0)
+        first_Q = self._calibrate(p_QC, p_QK, best_QK[:, 0], covered_Q)
+        return _Ranking(candidates, covered_Q, p_QC, rows_QK, p_QK, first_Q)
+
+    def _calibrate(self, p_QC: Probability, p_QK: Probability, first_column_Q: Int64, covered_Q: Float64) -> Float64:
+        """Correct, in place, what the first of each list is given and what that leaves to the others.
+
+        Returns what it was given before.
+        """
+        first_Q = p_QK[:, 0].astype(np.float64)
+        given_Q, factor_Q = self.model.calibrator.correct(first_Q, p_QK[:, 1].astype(np.float64), covered_Q)
+        p_QC *= factor_Q[:, None].astype(np.float32)
+        p_QK *= factor_Q[:, None].astype(np.float32)
+        p_QK[:, 0] = np.where(first_Q > 0.0, np.maximum(given_Q.astype(np.float32), p_QK[:, 1]), 0.0)
+        lines = np.flatnonzero(first_Q > 0.0)
+        p_QC[lines, first_column_Q[lines]] = p_QK[lines, 0]
+        return first_Q
 
     def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
         model, states = self.model, np.arange(contexts.states)
@@ -134,7 +152,7 @@ class Predictor:
         proposals: list[tuple[Rows, Probability]],
         ranking: _Ranking,
         type_p_QY: Probability | None,
-        gap_Q3: Float64,
+        gap_Q3: Float64 | None,
         *,
         exclude_seen: bool,
     ) -> Scores:
@@ -150,6 +168,8 @@ class Predictor:
         return Scores(
             target_B,
             rank_B,
+            ranking.p_QK[before, 0].astype(np.float64),
+            ranking.first_Q[before],
             np.log(self._probability(ranking, before, target_B, column_B, p_BM, buckets)),
             p_BM.astype(np.float64),
             tuple(rank_in(rows[before], target_B) for rows in seen_QK),
@@ -158,7 +178,7 @@ class Predictor:
             self.model.types.lookup(contexts.event_type_B),
             None if type_p_QY is None else type_p_QY[before],
             _log_gaps(contexts),
-            gap_Q3[before],
+            None if gap_Q3 is None else gap_Q3[before],
             repeat_B,
             self.model.items.size,
             self.model.unknown.rate,
@@ -200,11 +220,11 @@ class Predictor:
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)
 
     def _publish(
-        self, contexts: Contexts, ranking: _Ranking, type_p_QY: Probability | None, gap_Q3: Float64
+        self, contexts: Contexts, ranking: _Ranking, type_p_QY: Probability | None, gap_Q3: Float64 | None
     ) -> Predictions:
         after = contexts.after_B
         rows_BK = ranking.rows_QK[after]
-        seconds = np.maximum(np.expm1(np.clip(gap_Q3[after], 0.0, 25.0)), 0.0) if self.model.has_times else None
+        seconds = None if gap_Q3 is None or not self.model.has_times else np.expm1(gap_Q3[after])
         types = None if type_p_QY is None else type_p_QY[after]
         return Predictions(rows_BK, self.model.items.keys(rows_BK), ranking.p_QK[after], types, seconds)
 

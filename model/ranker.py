@@ -62,12 +62,23 @@ class Ranker:
     name = "ranker"
 
     def __init__(self, features: int, mixture: int, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = RankNetwork(features, mixture)
-        self._optimizer = Adam(self.network.parameters(), BETAS)
+        self._shape = features, mixture
+        self.restart(seed)
         self._events = np.full(len(BUCKETS) + 1, PRIOR_EVENTS)
         self._covered = np.full(len(BUCKETS) + 1, PRIOR_EVENTS * PRIOR_COVERED)
+
+    def restart(self, seed: int) -> None:
+        """Let the network begin again as the mixture's own order; what is known of coverage stays."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = RankNetwork(*self._shape)
+        self._optimizer = Adam(self.network.parameters(), BETAS)
+
+    def copy(self) -> Ranker:
+        """Return another ranker in the same state."""
+        other = Ranker(*self._shape, 0)
+        other.load(self.state())
+        return other
 
     def coverage(self, size_S: Int64, buckets: Int64, support: int) -> Float64:
         """Return pi [S] for states with so many candidates, of `support` admitted items."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class Sequences:
     length_R: Int32
     first_target_R: Int32
     start_R: Int32
+
+    def only(self, rows: Int64) -> Sequences:
+        """Return some of the windows."""
+        return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def tokens(self, rows: Int64) -> Tokens:
         """Return the padded tokens of some rows, without item embeddings (an empty placeholder of width 0)."""

@@ -10,6 +10,7 @@ context the latest POSTINGS postings are looked at; of the sessions found the NE
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Rings(NamedTuple):
     posted: Int64  # [postings, 2]: number of the session, the item's posting before it
     head: Int64  # [N]: the item's latest posting, counted from 1; 0: none
     postings: Int32  # [N]: how many postings so far
-    made: Int64  # [3]: sessions, postings and events so far
+    made: Int64  # [3]: sessions and postings so far, and the clock by which sessions age, in events
 
     @classmethod
     def empty(cls) -> Rings:
@@ -83,7 +84,7 @@ class Sessions:
 
     def __init__(self, items: Vocabulary, half_life: float, capacity: int) -> None:
         self.items = items
-        self._capacity, self._decay = capacity, np.log(2.0) / half_life
+        self._capacity, self._half_life = capacity, half_life
         self._rings = Rings.empty()
         self._open: dict[int, int] = {}  # user: number of the session that still fills
 
@@ -97,7 +98,7 @@ class Sessions:
             contexts.state_position_Q,
             self._own_sessions(contexts),
             self._rings.reaching(height, 1, 1),
-            self._decay,
+            np.log(2.0) / self._half_life,
         )
         return SparseView(start_Q, rows, q, height, smoothing)
 
@@ -105,12 +106,15 @@ class Sessions:
         """Return the number of each row's open session, -1 where there is none: nobody is similar to oneself."""
         return np.array([self._open.get(user, -1) for user in contexts.user_R.tolist()], np.int64)
 
-    def learn(self, contexts: Contexts, kept: Int64) -> None:
-        """Add some events of a micro-batch to their sessions, in stream order."""
+    def learn(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
+        """Add some events of a micro-batch to their sessions, in stream order.
+
+        While they are added the half-life is at most `longest_half_life`: sessions age by more than one event each.
+        """
         self._reserve(self.items.rows, len(kept))
         session_B = self._slots(contexts, kept)
         rows = self.items.lookup(contexts.event_item_B[kept])
-        post(session_B, rows, self._rings)
+        post(session_B, rows, self._rings, max(1, round(self._half_life / longest_half_life)))
 
     def _slots(self, contexts: Contexts, kept: Int64) -> Int64:
         """Return the number of the session that each event joins, after beginning those that are new."""
@@ -186,11 +190,12 @@ def post(
     session_B: Int64,
     rows: Rows,
     rings: Rings,
+    ageing: int,
 ) -> None:
-    """Append each item to its session; its first time there is posted."""
+    """Append each item to its session; its first time there is posted. An event ages the others by `ageing`."""
     capacity, ring = len(rings.length), len(rings.posted)
     for event in range(len(rows)):
-        rings.made[2] += 1
+        rings.made[2] += ageing
         slot, row = session_B[event] % capacity, rows[event]
         if session_B[event] < rings.made[0] - capacity or rings.length[slot] >= LENGTH:
             continue  # overwritten within this very micro-batch

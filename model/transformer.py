@@ -7,7 +7,7 @@ from sampled items with the log-Q correction (Bengio and Senecal 2008; Yi et al.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
 from model.adam import Adam
 from model.compiled import compiled, compiled_products
-from model.item_table import ItemTable
-from model.network import Network, pinball
+from model.gaps import Gaps, bin_of
+from model.item_table import INIT_SCALE, ItemTable
+from model.network import Network
 from model.sequences import Sequences, cut, groups, joined
 from model.state import Array, State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
@@ -26,11 +27,11 @@ from model.vocabulary import UNKNOWN, Rows, Vocabulary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.contexts import Bool, Contexts, Float64, Int64
+    from model.contexts import Bool, Contexts, Int64
     from model.settings import ModelSettings
     from model.smoothing import Probability, Smoothing
 
-TYPE_LOSS, TIME_LOSS = 0.25, 0.1
+TYPE_LOSS, TIME_LOSS = 0.25, 0.05
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
 TILE = 1 << 22
 """Logits held at once while a catalogue is scored (16 MB)."""
@@ -55,7 +56,7 @@ class LearningStep:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Mean losses of a step in nats (items, types) and log-seconds (times); NaN where there was no target.
+    """Mean losses of a step in nats; NaN where there was no target.
 
     `applied` is false where a loss or gradient was not finite: then nothing was changed.
     """
@@ -72,8 +73,10 @@ class Transformer:
 
     name = "transformer"
 
-    def __init__(self, settings: ModelSettings, items: Vocabulary, types: Vocabulary, seed: int) -> None:
-        self.settings, self.items, self.types = settings, items, types
+    def __init__(
+        self, settings: ModelSettings, items: Vocabulary, types: Vocabulary, seed: int, gaps: Gaps | None = None
+    ) -> None:
+        self.settings, self.items, self.types, self.gaps = settings, items, types, gaps or Gaps()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Network(settings)
@@ -185,9 +188,13 @@ class Transformer:
             type_loss = F.cross_entropy(logits_PY, torch.from_numpy(targets.types[typed].astype(np.int64)))
         timed = np.flatnonzero(~np.isnan(targets.gaps))
         if len(timed):
-            goal = torch.log1p(torch.from_numpy(targets.gaps[timed]))
-            time_loss = pinball(self.network.time_quantiles(h_PD[timed]), goal).mean()
+            goal = torch.from_numpy(bin_of(np.log1p(targets.gaps[timed].astype(np.float64))))
+            time_loss = F.cross_entropy(self.network.time_logits(h_PD[timed], self.gap_share()), goal)
         return item_loss, type_loss, time_loss
+
+    def gap_share(self) -> Tensor:
+        """Return the share of each bin of the times between events, [BINS]."""
+        return torch.from_numpy(self.gaps.share().astype(np.float32))
 
     def _apply(
         self, total: Tensor, rows: Rows, leaf: Tensor, candidates: Rows, bias: Tensor, step: LearningStep
@@ -219,6 +226,28 @@ class Transformer:
     def forget(self, user: int) -> None:
         """Nothing here is kept by user; what weights learned fades."""
 
+    def restart_head(self, head: Literal["event_type", "next_event_s"], generator: torch.Generator) -> None:
+        """Let one of the two small heads begin again; the body stays."""
+        layer = {"event_type": self.network.type_head, "next_event_s": self.network.time_head}[head]
+        with torch.no_grad():
+            noise = torch.randn(layer.weight.shape, generator=generator) * INIT_SCALE
+            layer.weight.copy_(
+                noise if head == "event_type" else torch.zeros_like(noise)
+            )  # times begin as they are counted
+            layer.bias.zero_()
+        self._optimizer.restart(layer.parameters())
+
+    def copy(self) -> Transformer:
+        """Return another one in the same state, over the same vocabularies."""
+        other = Transformer(self.settings, self.items, self.types, 0)
+        other.load(self.state())
+        return other
+
+    def return_to(self, earlier: Transformer) -> None:
+        """Take the weights of a copy made earlier; items that came since then keep theirs."""
+        self._load_body(earlier.state())
+        self.table.take_over(earlier.table)
+
     def state(self) -> State:
         """Return weights and optimizer state."""
         state = State()
@@ -230,6 +259,9 @@ class Transformer:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self.table.load(state.take("table"))
+        self._load_body(state)
+
+    def _load_body(self, state: State) -> None:
         weights = state.take("network").arrays
         self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
         self._optimizer.load(state.take("optimizer"))
@@ -298,9 +330,11 @@ class TransformerView:
         return ((1.0 - epsilon) * q + epsilon / rows).astype(np.float32)
 
     @torch.inference_mode()
-    def time_quantiles(self) -> Float64:
-        """Return p10, p50, p90 of log(1 + seconds) to the next event, [Q, 3]."""
-        return self._owner.network.time_quantiles(self.h_QD).double().numpy()
+    def time_probabilities(self) -> Probability:
+        """Return p over the bins of the time to the next event, [Q, BINS]."""
+        logits = self._owner.network.time_logits(self.h_QD, self._owner.gap_share())
+        p_QB: Probability = torch.softmax(logits, dim=1).numpy()
+        return p_QB
 
 
 @compiled_products

@@ -11,6 +11,7 @@ Bounds. An item has at most 256 neighbours; a new one takes the place of the wea
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,8 +106,11 @@ class Transitions:
         one, two, three = (SparseView(start_Q, rows, q, height, smoothing) for q in (first, forward, around))
         return one, two, three
 
-    def learn(self, contexts: Contexts, kept: Int64) -> None:
-        """Count the transitions to some events of a micro-batch, in stream order."""
+    def learn(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
+        """Count the transitions to some events of a micro-batch, in stream order.
+
+        While these are counted the half-life is at most `longest_half_life`.
+        """
         self._reserve(self.items.rows, len(kept))
         position = contexts.state_position_Q[contexts.before_B[kept]] + 1
         self._increment = count_transitions(
@@ -117,7 +121,7 @@ class Transitions:
             self._blocks,
             self._max_blocks,
             self._increment,
-            self._growth,
+            max(self._growth, 2.0 ** (1.0 / longest_half_life)),
         )
         if self._increment > RENORMALISE_ABOVE:
             self._blocks.counts[:] /= np.float32(self._increment)

@@ -126,7 +126,13 @@ class Worker:
             self.histories.begin(TopicPartition(TOPIC, partition))
         self.model = Model(self.settings.model, self.settings.worker.seed)
         self.predictor = Predictor(self.model)
-        self.learner = Learner(self.model, self.settings.learning, self.settings.prediction, self.settings.worker.seed)
+        self.learner = Learner(
+            self.model,
+            self.settings.learning,
+            self.settings.prediction,
+            self.settings.policy,
+            self.settings.worker.seed,
+        )
 
     def look(self, events: Sequence[Event], *, exclude_seen: bool = False) -> tuple[Staged, Scores, Predictions]:
         """Stage and predict; changes nothing."""

@@ -1,12 +1,12 @@
-"""Benches on event logs that are not part of the repository: `python -m tests.bench accuracy --help`."""
+"""Benches on event logs and on a simulator: `python -m tests.bench accuracy|drift --help`."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import accuracy
+from tests.bench import accuracy, drift
 
-BENCHES = {"accuracy": accuracy.main}
+BENCHES = {"accuracy": accuracy.main, "drift": drift.main}
 
 
 def main() -> int:

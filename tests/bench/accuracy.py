@@ -20,17 +20,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+import consumer.histories
+import incremental.learner
 from consumer.clock import SystemClock
 from consumer.events import DEFAULT_TYPE, Event, key64
 from consumer.file_io import open_source
 from consumer.health import HealthState
-from consumer.histories import Histories
+from consumer.histories import Histories, Stage
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.replay import Discard, ReplayOptions, replay
 from consumer.settings import Settings
+from incremental.rehearsal import Rehearsal
 
 SHOWN = ("hr@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
 SCORING_EVENTS = 512
@@ -46,6 +49,7 @@ def parse(arguments):
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--ablate", action="append", default=[], help="component to leave out; repeatable")
     parser.add_argument("--change", action="append", default=[], metavar="SECTION.KEY=JSON", help="other settings")
+    parser.add_argument("--last-session-only", action="store_true", help="nothing sees a user's earlier sessions")
     parser.add_argument("--shuffle-ties", action="store_true", help="shuffle events of equal time")
     parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
     parser.add_argument("--json", type=Path)
@@ -88,6 +92,37 @@ def second_half(windows, method):
         for name in SHOWN
         if all(name in window.get(method, {}) for window in late)
     }
+
+
+class LastSessionStage(Stage):
+    """A staging whose states see the user's latest session alone: the one that goes on, or, at its end, the last."""
+
+    def _add(self, index, event):
+        addition = self._addition(event)
+        keep = not self._is_repeated(event, addition) and not (event.late and self._rules.on_late == "skip")
+        if keep and self._row_of[addition.rows[-1]][2] and self._opens_session(addition, event):
+            self._begin_row(addition)
+        super()._add(index, event)
+
+    def _row_sequence(self, row):
+        sequence, new = super()._row_sequence(row)
+        start = max(np.flatnonzero(sequence.opens[:new]), default=0)
+        return sequence.each(lambda column: column[start:]), new - start
+
+
+class LastSessionRehearsal(Rehearsal):
+    """A rehearsal memory whose windows begin with the session."""
+
+    def add(self, contexts):
+        rows = np.arange(len(contexts.user_R))
+        for user in contexts.user_R[contexts.session_RT[rows, contexts.new_R] & (contexts.new_R < contexts.length_R)]:
+            self._open.pop(int(user), None)
+        super().add(contexts)
+
+
+def see_last_session_only():
+    """Let the production classes be made with these two from now on."""
+    consumer.histories.Stage, incremental.learner.Rehearsal = LastSessionStage, LastSessionRehearsal
 
 
 class Periods:
@@ -194,6 +229,8 @@ def show(result):
 def main(arguments):
     options = parse(arguments)
     protocol = {"prequential": prequential, "ader": ader}[options.protocol]
+    if options.last_session_only:
+        see_last_session_only()
     results = {}
     for seed in map(int, options.seeds.split(",")):
         results[seed] = protocol(options, seed)

@@ -325,6 +325,25 @@ def test_a_zombie_of_the_group_alone_is_refused_too(make_world):
     assert world.visible(world.predictions) == []
 
 
+def test_an_idle_member_that_was_fenced_commits_nothing_more(make_world):
+    """It may notice only when it commits: Kafka's client keeps what a heartbeat was told to itself."""
+    world = make_world(1)
+    zombie, sink = world.source(), world.sink()
+    poll_until(zombie, lambda batches: bool(batches and batches[-1].assignment))
+    successor = world.source()
+    poll_until(successor, lambda batches: bool(batches and batches[-1].assignment))
+    fill(world, 1, partitions=1)
+
+    def go_on():
+        for batch in read(zombie, 1):
+            sink.commit(outputs_for(world, batch), batch)
+
+    with pytest.raises((Fenced, LostPartitions)):
+        go_on()
+    assert world.visible(world.predictions) == []
+    assert values(record for batch in read(successor, 1) for record in batch.records) == [b"value-0"]
+
+
 def test_at_least_once_writes_outputs_before_positions(make_world):
     world = make_world(2)
     fill(world, 6)

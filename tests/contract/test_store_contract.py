@@ -12,7 +12,8 @@ from support import Stream, random_events, same_state, small_settings
 
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
-from consumer.errors import ConfigError, StateError
+from consumer.errors import AccessError, ConfigError, StateError, TransientError
+from consumer.journal import decode
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore, open_store
 
@@ -207,7 +208,57 @@ def test_snapshots_of_gained_partitions_stay_where_the_journal_is_kept_whole(sto
         assert (of_gain in snapshots.names()) is keep_gains
 
 
-# --- what cannot be used
+# --- what cannot be reached or used
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(TimeoutError("slow"), TransientError), (PermissionError("403"), AccessError)]
+)
+def test_a_store_that_cannot_be_reached_is_not_one_without_snapshots(monkeypatch, learned, error, kind):
+    """Else a partition would be taken over without the histories that are there."""
+    store = open_store(f"memory://{uuid4().hex}")
+    snapshots = snapshots_on(store)
+    snapshots.save(learned.parts.image(7))
+    (partition,) = learned.parts.histories.partitions
+
+    def away(*_args, **_named):
+        raise error
+
+    for call in ("cat_file", "find"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, call, away)
+            for look in (snapshots.newest, lambda: snapshots.holding(partition, 1000)):
+                with pytest.raises(kind, match=str(error)):
+                    look()
+    assert snapshots.newest().batch == 3
+
+
+def test_a_take_over_waits_for_a_store_that_is_away_for_a_moment(monkeypatch):
+    former = Stream()
+    former.store = store = open_store(f"memory://{uuid4().hex}")
+    former.start()
+    former.put_events(random_events(64))
+    former.pipeline.step()
+    former.worker.save()
+    former.worker.close()
+    heir = Stream(small_settings(kafka={"instance": "heir"}), log=former.log)
+    heir.store = store
+    heir.log.trim(heir.log.partitions("journal")[0], heir.log.end(heir.log.partitions("journal")[0]))
+    heir.start()
+    find, failing = MemoryFileSystem.find, iter([True, True])
+
+    def away_twice(self, path, *args, **named):
+        if path == store._root and next(failing, False):  # all snapshots are looked through
+            raise TimeoutError("slow")
+        return find(self, path, *args, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", away_twice)
+    reports = [heir.worker.step() for _ in range(6)]
+    heir.worker.close()
+    assert reports[:2] == [None, None]  # recoveries
+    assert [body["source"]["offset"] for body in heir.bodies()] == list(range(64))
+    gains = [gain for record in heir.log.records("journal") for gain in decode(record.value).gains]
+    assert [gain.snapshot for gain in gains] == ["tidemill-0/snapshot-000000000001"]
 
 
 @pytest.mark.parametrize(

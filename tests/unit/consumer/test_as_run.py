@@ -19,6 +19,7 @@ from consumer.redo_marker import skip_in_next_recovery
 from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
+from incremental.policy import NEW_WORLD
 
 EVENTS = random_events(160, users=12)
 
@@ -57,6 +58,12 @@ def restart(stream):
 @pytest.fixture
 def stream():
     stream = Stream()
+    stream.put_events(EVENTS)
+    return stream
+
+
+def with_whole_journal():
+    stream = Stream(small_settings(recovery={"journal_keep": "all"}))
     stream.put_events(EVENTS)
     return stream
 
@@ -185,7 +192,8 @@ def test_one_that_began_cold_takes_no_init(stream, tmp_path):
         as_run(stream, init=tmp_path)
 
 
-def test_a_restart_before_the_first_snapshot_begins_as_the_lineage_did(stream, tmp_path):
+def test_a_restart_before_the_first_snapshot_begins_as_the_lineage_did(tmp_path):
+    stream = with_whole_journal()
     begun(stream, tmp_path)
     stream.pipeline.step()
     with pytest.raises(StateError, match="began with the same --init"):
@@ -314,8 +322,9 @@ def test_what_was_set_back_is_known_after_a_snapshot_too():
     assert_same(as_run(stream), stream.parts)
 
 
-def test_what_was_left_out_is_left_out_again_by_whoever_redoes_it(stream, monkeypatch):
-    """Also by a recovery that begins from an older snapshot than the one after which it was left out."""
+def test_what_was_left_out_is_left_out_again_by_whoever_redoes_it(monkeypatch):
+    """Also by a recovery that begins before what was left out."""
+    stream = with_whole_journal()
     for _ in range(3):
         stream.pipeline.step()
     skip_in_next_recovery(stream.store, "tidemill-0", 2)
@@ -329,6 +338,8 @@ def test_what_was_left_out_is_left_out_again_by_whoever_redoes_it(stream, monkey
     stream.pipeline.step()
     assert [decode(record.value).skipped for record in stream.log.records("journal")] == [(), (), (), (2,)]
     learned.clear()
+    save(stream)  # so that none is being written
+    stream.store.blobs.clear()
     restart(stream)
     assert learned == [1, 3, 4]
     stream.drain()
@@ -437,3 +448,24 @@ def test_the_summary_and_what_is_saved(stream, wired):
 def test_the_lineages_own_folder_is_not_written_to(stream, wired):
     with pytest.raises(UsageError, match=r"snapshot\.dir"):
         replay_lineage(wired.settings, AsRunOptions(save=wired.folder / "state"), stream.clock, wired.past)
+
+
+def test_what_the_policy_did_is_redone_from_the_journal(stream):
+    """Live, after kill -9 behind a snapshot that holds a copy of the weights, and as-run: the same bytes."""
+    stream.pipeline.step()
+    save(stream)
+    for action in ("keep_champion", *NEW_WORLD, "restart_type_head"):
+        stream.parts.learner.adaptation.order(action)
+    stream.pipeline.step()
+    save(stream)
+    stream.pipeline.step()
+    restart(stream)
+    stream.drain()
+    plans = [decode(record.value).plan for record in stream.log.records("journal")]
+    acted = next(number for number, plan in enumerate(plans) if plan.actions)
+    assert plans[acted].actions == ("keep_champion", *NEW_WORLD, "restart_type_head")
+    assert plans[acted + 1].half_life_events > 0.0
+    assert stream.parts.learner.champion is not None
+    assert_same(as_run(stream), stream.parts)
+    other = small_settings(policy={"enabled": False})
+    assert_same(as_run(stream, settings=other), stream.parts)  # what counts is what the plans say

@@ -248,3 +248,15 @@ def test_the_journal_is_read_and_written_and_better_trimmed_too(cluster):
     report = run()
     assert report.ok
     assert "only grow" not in report.render()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_state_store_is_looked_at(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    settings = Settings.model_validate({"snapshot": {"dir": tmp_path / "file"}})
+    report = module.check(settings, 5, clock=ManualClock())
+    assert not report.ok
+    assert "FAILED  state: the state folder" in report.render()
+    assert report.render().index("FAILED  state") < report.render().index("u1")  # the sample is shown all the same
+    monkeypatch.setattr(module, "look_at_state", lambda _settings: "state: as it should be")
+    assert "ok      state: as it should be" in run().render()

@@ -35,6 +35,7 @@ SUMMARY = {
     "scored": 1170,
     "metrics": {"tidemill": {"hr@10": 0.25, "log_loss": 3.5}, "markov": {"hr@10": 0.125}},
     "heads": {},
+    "calibration": {},
     "speed": {"events_per_s": 1500.0, "total_s": 0.8},
     "rejected": {"not_json": 2},
 }

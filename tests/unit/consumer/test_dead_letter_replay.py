@@ -89,7 +89,7 @@ def test_the_order_is_kept_and_reasons_are_counted(shelf):
         "sent: 5",
         "  not_an_object: 3",
         "  invalid_json: 2",
-        "read: partition 0 up to offset 5",
+        "what comes later: --from-offset 0:5",
     ]
 
 

@@ -149,6 +149,29 @@ def test_mixture_drift_users_and_vocabulary(metrics: Metrics) -> None:
     assert value(metrics, "items_evicted_total") == 1
 
 
+def test_what_the_policy_does_and_how_long_the_recovery_takes(metrics: Metrics, clock: ManualClock) -> None:
+    metrics.adapted(("short_half_lives", "keep_champion"), {"short_half_lives": True}, quarantined=3)
+    metrics.adapted((), {"short_half_lives": False}, quarantined=4)
+    assert value(metrics, "adaptations_total", action="keep_champion") == 1
+    assert value(metrics, "adaptation_active", action="short_half_lives") == 0
+    assert value(metrics, "quarantined_events_total") == 7
+    metrics.degraded(now=True)
+    clock.advance(20)
+    metrics.degraded(now=True)
+    assert value(metrics, "degraded") == 1
+    metrics.recovered_from_drift(6000)
+    metrics.degraded(now=False)
+    assert value(metrics, "degraded") == 0
+    assert value(metrics, "drift_recovery_seconds_sum") == 20
+    assert value(metrics, "drift_recovery_events_bucket", le="10000.0") == 1
+
+
+def test_a_recovery_from_before_this_process_has_no_seconds(metrics: Metrics) -> None:
+    metrics.recovered_from_drift(6000)
+    assert value(metrics, "drift_recovery_events_count") == 1
+    assert value(metrics, "drift_recovery_seconds_count") == 0
+
+
 def test_the_age_of_the_snapshot_grows_until_one_is_saved(metrics: Metrics, clock: ManualClock) -> None:
     clock.advance(30)
     assert value(metrics, "snapshot_age_seconds") == 30
@@ -185,5 +208,5 @@ def test_names_follow_the_conventions() -> None:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
         assert not name.endswith(("_total", "_count", "_sum", "_bucket", "_ms", "_minutes"))
         assert text.endswith(".")
-    assert all(name.endswith("_seconds") for name in HISTOGRAMS)
+    assert all(name.endswith(("_seconds", "_events")) for name in HISTOGRAMS)
     assert all(list(bounds) == sorted(set(bounds)) for _, _, bounds in HISTOGRAMS.values())

@@ -126,6 +126,7 @@ def test_a_drift_record_says_what_was_seen_and_done():
         "detector": "adwin",
         "before": 1.0,
         "after": 2.5,
+        "size": 1.5,
         "action": "observe",
         "model_version": "me@3",
     }

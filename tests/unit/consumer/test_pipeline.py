@@ -8,6 +8,7 @@ from consumer.errors import Fenced, LostPartitions, TooManyBadEvents, TransientE
 from consumer.memory_io import Fault, MemoryLog, MemorySource
 from consumer.ports import TopicPartition
 from incremental.drift import Detection
+from incremental.evaluation import Evaluation
 
 BAD = (b"not json", b"", None, b"[1]", b'{"user_id": 1.5, "item_id": 1}', b'{"user_id": "u"}', b"\xff\xfe")
 TOPICS = {"predictions": 1, "dead-letters": 1, "drift": 1, "journal": 1}
@@ -289,6 +290,28 @@ def test_drift_is_not_lost_where_a_poll_moves_on_without_records(monkeypatch):
     stream.put_events(random_events(4))
     stream.pipeline.step()
     assert len(stream.bodies("drift")) == 1
+
+
+@pytest.mark.parametrize("ends", ["stopped", "killed", "killed after a snapshot"])
+def test_drift_of_the_last_micro_batch_before_an_end_is_told_by_the_next_process(monkeypatch, ends):
+    def update(*_args, event, **_kwargs):
+        return [Detection(event, "log_loss", "adwin", 1.0, 2.0)] if event == 16 else []
+
+    monkeypatch.setattr(Evaluation, "update", update)
+    stream = Stream()
+    stream.put_events(random_events(32))
+    stream.drain()
+    assert [detection.event for detection in stream.parts.unsent] == [16]
+    if ends != "killed":
+        stream.worker.save()
+    if ends == "stopped":
+        stream.worker.close()
+    for _ in range(2):
+        stream.start()
+        stream.put_events(random_events(16))
+        stream.drain()
+    (body,) = stream.bodies("drift")
+    assert (body["event"], body["model_version"]) == (16, "tidemill-0@2")
 
 
 def test_an_empty_poll_does_nothing():

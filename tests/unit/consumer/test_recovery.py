@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import structlog
 
 import consumer.redo
 from consumer.as_run import AsRun, replay_as_run
@@ -233,8 +234,9 @@ def moved_and_dropped(stage, heir_settings):
     """A worker goes, another takes its partitions over, and then what it took over from is deleted."""
     fill(stage.log, 300)
     one = stage.worker()
-    steps(one, 4)
+    steps(one, 3)
     one.save()
+    steps(one, 1)
     one.close()
     heir = stage.worker(heir_settings)
     steps(heir, 2)
@@ -257,7 +259,7 @@ def test_a_gain_is_redone_also_when_the_snapshot_it_came_from_is_gone(stage):
     store = FolderStore(stage.folder)
     for name in store.names("heir/"):
         store.delete(name)
-    with pytest.raises(StateError, match=r"tidemill-0/snapshot-000000000004.*nor is there a snapshot of 'heir'"):
+    with pytest.raises(StateError, match=r"tidemill-0/snapshot-000000000003.*nor is there a snapshot of 'heir'"):
         stage.as_run(HEIR)
 
 
@@ -297,6 +299,73 @@ def test_a_take_over_that_is_cut_short_is_taken_up_where_it_was(stage, monkeypat
     assert_same(heir.parts, stage.as_run(HEIR))
 
 
+def test_a_snapshot_that_its_owner_drops_this_moment_is_replaced_by_the_next(stage, monkeypatch):
+    fill(stage.log, 200)
+    one = stage.worker()
+    for _ in range(2):
+        steps(one, 2)
+        one.save()
+    one.close()
+    first, last = stage.snapshots().names()
+    heir = stage.worker(HEIR)
+    begin = Parts.begin
+
+    def drop_then_begin(self, partition, snapshot):
+        if snapshot is not None and snapshot.name == last:
+            store = FolderStore(stage.folder)
+            for name in store.names(last):
+                store.delete(name)
+        begin(self, partition, snapshot)
+
+    monkeypatch.setattr(Parts, "begin", drop_then_begin)
+    drain(heir)
+    gains = [gain for record in stage.log.records("journal") for gain in decode(record.value).gains]
+    assert [gain.snapshot for gain in gains if gain.snapshot] == [first, first]
+    assert_exactly_once(stage, 200)
+    assert_same(heir.parts, stage.as_run(HEIR))
+
+
+def told(logs, event):
+    return [line for line in logs if line["event"].startswith(event)]
+
+
+def test_offsets_set_forward_are_said_and_what_lies_between_is_history(stage):
+    stage = Stage(stage.folder, partitions=1)
+    fill(stage.log, 200)
+    worker = stage.worker()
+    steps(worker, 2)
+    worker.close()
+    forward(stage, 100)
+    with structlog.testing.capture_logs() as logs:
+        again = stage.worker()
+        drain(again)
+    (line,) = told(logs, "the committed offset is ahead of what was learned here")
+    assert (line["learned_up_to"], line["events_to_read"]) == (64, 36)
+    assert len(stage.outputs()) == 64 + 100
+    assert again.parts.events == 64 + 100
+    assert_same(again.parts, stage.as_run())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_partition_whose_owner_is_gone_is_taken_over_with_or_without_its_snapshots(stage, tmp_path, shared):
+    fill(stage.log, 200)
+    one = stage.worker()
+    steps(one, 4)
+    one.save()
+    one.close()
+    if not shared:
+        stage.folder = tmp_path / "of another host"
+    with structlog.testing.capture_logs() as logs:
+        heir = stage.worker(HEIR)
+        drain(heir)
+    taken = told(logs, "partition gained")
+    assert len(taken) == 2
+    assert all(("no snapshot holds its histories" in line["event"]) is not shared for line in taken)
+    assert sum(line["events_to_read"] for line in taken) == (0 if shared else 128)
+    assert_exactly_once(stage, 200)
+    assert_same(heir.parts, stage.as_run(HEIR))
+
+
 def test_offsets_set_back_stop_the_worker_with_advice(stage):
     fill(stage.log, 100)
     worker = stage.worker()
@@ -326,11 +395,19 @@ def test_emit_only_predicts_again_and_learns_nothing_twice(tmp_path):
     assert_same(again.parts, stage.as_run())
 
 
+def forward(stage, offset):
+    set_offsets(stage, lambda at: max(offset, at))
+
+
 def rewind(stage, offset):
+    set_offsets(stage, lambda at: min(offset, at))
+
+
+def set_offsets(stage, to):
     group = stage.settings.kafka.group
     member = stage.log.join(group, "operator", "events")
     owner = stage.log.membership(group, "operator", member)
-    stage.log.commit(owner, {tp: min(offset, at) for tp, at in stage.log.committed(group).items()})
+    stage.log.commit(owner, {tp: to(at) for tp, at in stage.log.committed(group).items()})
     stage.log.leave(group, "operator", member)
 
 

@@ -26,9 +26,14 @@ def a_summary(**changed):
         "metrics": metrics,
         "emitted": {"tidemill": {name: value for name, value in ROW.items() if name != "log_loss"}},
         "first_events": metrics,
+        "new_items": metrics,
         "heads": {
             "event_type": {"tidemill": {"accuracy": 0.7, "log_loss": 0.5}, "mode": {"accuracy": 0.6, "log_loss": 0.6}},
             "next_event_s": {"median": {"mae_log": 1.5, "pinball": 0.4}},
+        },
+        "calibration": {
+            "item": {"ece": 0.0123, "bins": [{"events": 9000, "confidence": 0.2, "accuracy": 0.25}]},
+            "next_event_s": {"p10": 0.11, "p50": 0.48, "p90": 0.9},
         },
         "windows": [{"events": 1200, **metrics} for _ in range(10)],
         "drift": [
@@ -103,6 +108,9 @@ def test_all_parts_are_shown(page):
         "All methods",
         "Published predictions",
         "First events of users",
+        "New items",
+        "Calibration",
+        "Calibration of times",
         "Event type",
         "Time to the next event",
         "Mixture weights over time",
@@ -111,7 +119,21 @@ def test_all_parts_are_shown(page):
     )
     for text in (*titles, "12,345", "drift detected", "6,000", "events per second", "log-loss (nats)", "256 MiB"):
         assert text in words
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+
+
+def test_alarms_actions_and_recoveries_are_marked_apart():
+    drift = [
+        {"event": event, "signal": signal, "action": action, "detector": "adwin", "before": 6.0, "after": 7.0}
+        for event, signal, action in (
+            (2000, "log_loss/markov", "observe"),
+            (4000, "misses", "short_half_lives+rehearse_recent"),
+            (9000, "recovered", "after 5000 events"),
+        )
+    ]
+    words = " ".join(Tags(render_page(a_summary(drift=drift), SERIES)).words)
+    for text in ("drift detected", "policy acted", "recovered", "log-loss of markov alone (nats)", "after 5000 events"):
+        assert text in words
 
 
 def test_the_headline_compares_with_the_best_baseline_not_with_a_component(page):
@@ -136,7 +158,9 @@ def test_the_best_of_a_column_is_marked(page):
 
 
 def test_a_replay_without_scored_events_has_a_page_too():
-    empty = a_summary(metrics={}, emitted={}, first_events={}, heads={}, windows=[], drift=[], scored=0)
+    empty = a_summary(
+        metrics={}, emitted={}, first_events={}, new_items={}, heads={}, calibration={}, windows=[], drift=[], scored=0
+    )
     page = render_page(empty, ReportSeries())
     assert "No drift was detected." in page
     assert "<svg" not in page

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 from consumer.settings import Settings
 from consumer.summary import SUMMARY_SCHEMA, Seconds, best_method, build_summary, render_table
 from incremental.drift import Detection
-from incremental.outcomes import FIRST, SCORED, ItemOutcomes, Outcomes, TimeOutcomes, TypeOutcomes
+from incremental.outcomes import FIRST, SCORED, Coverage, Guesses, ItemOutcomes, Outcomes, TimeOutcomes, TypeOutcomes
 from incremental.prequential import Prequential
 
 
@@ -25,7 +26,11 @@ def evaluated(log_prob=-3.0):
         }
         types = {"tidemill": TypeOutcomes(rng.random(64) < 0.5, np.full(64, -0.5))}
         times = {"median": TimeOutcomes(rng.random(64), rng.random(64))}
-        prequential.update(Outcomes(kinds, items, items["tidemill"], types, times))
+        guesses = {head: Guesses(rng.random(64), rng.random(64) < 0.5) for head in ("item", "event_type")}
+        coverage = Coverage(*(rng.random((3, 64, 3)) < 0.5))
+        coverage = replace(coverage, known_B=coverage.known_B[:, 0])
+        new = rng.random(64) < 0.5
+        prequential.update(Outcomes(kinds, items, items["tidemill"], types, times, new, guesses, coverage))
     return prequential
 
 
@@ -50,6 +55,8 @@ def test_the_summary_follows_its_schema_and_survives_json():
     assert made["speed"]["events_per_s"] == 1024.0
     assert made["drift"][0] | {"event": 300, "signal": "log_loss", "action": "observe"} == made["drift"][0]
     assert len(made["windows"]) == 10
+    assert set(made["calibration"]) == {"item", "event_type", "next_event_s"}
+    assert made["metrics"]["tidemill"]["ece"] == made["calibration"]["item"]["ece"] > 0.0
     assert made["peak_rss_bytes"] > 10_000_000
     assert set(made["versions"]) == {"python", "tidemill", "torch", "numpy", "kafka-python"}
 
@@ -95,7 +102,15 @@ def test_the_table_shows_every_method_and_stars_the_best():
     assert "512 events, 40 users, 90 items" in text
     row = next(line for line in text.splitlines() if "tidemill" in line)
     assert f"{made['metrics']['tidemill']['hr@10']:.4f}*" in row
-    for word in ("markov", "recent_popularity", "event type", "next event s", "rejected: not_json 2"):
+    for word in (
+        "calibration error: item",
+        "times covered: p10",
+        "markov",
+        "recent_popularity",
+        "event type",
+        "next event s",
+        "rejected: not_json 2",
+    ):
         assert word in text
 
 

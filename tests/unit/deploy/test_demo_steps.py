@@ -89,6 +89,6 @@ def test_a_worker_that_fails_fails_the_demo_with_its_last_line(tmp_path: Path) -
 
     options = DemoOptions(report=tmp_path)
     settings = demo._settings(options, "host:1")
-    config = settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"dir": Path("/dev/null/x")})})
+    config = settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"dir": "/dev/null/x"})})
     with pytest.raises(DemoFailed, match=r"exit code 78: tidemill: the state folder .* cannot be written"):
         demo._work(options, config, Console(quiet=True), SystemClock())

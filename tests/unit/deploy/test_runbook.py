@@ -45,6 +45,27 @@ def test_every_message_is_one_that_is_said(message) -> None:
     assert message in source() or message in CLIENTS_OWN
 
 
+CASES = {
+    "offsets were set back": "the offsets back",
+    "offsets were set forward": "the committed offset is ahead of what was learned here",
+    "passed by what must be redone": "Retention was shorter than the time since the last snapshot",
+    "passed by what was not read yet": "the topic no longer holds",
+    "an identity setting was changed": "was made with other settings of",
+    "begun with `--init`": "this lineage has no snapshot of its own yet, and began",
+    "its former owner is gone": "partition gained",
+    "no shared store": "partition gained, and no snapshot holds its histories",
+}
+
+
+def test_every_case_of_moved_ground_is_told_with_its_message_and_what_to_do() -> None:
+    rows = dict(re.findall(r'^\| (.+?) \| "([^"]+)" \| .+ \|$', TEXT, re.MULTILINE))
+    assert len(rows) == len(CASES)
+    for case, message in CASES.items():
+        assert [said for row, said in rows.items() if case in row] == [message]
+        (section,) = re.findall(rf'^### "{re.escape(message)}"\n((?:.+\n?)+)', TEXT, re.MULTILINE)
+        assert len(section.split()) > 10
+
+
 def test_every_setting_that_is_named_exists() -> None:
     sections = {name.split(".")[0] for name in KNOWN}
     named = {name for name in re.findall(r"\b([a-z]+\.[a-z_]+)\b", TEXT) if name.split(".")[0] in sections}

@@ -1,9 +1,21 @@
+from dataclasses import replace
 from math import log2
 
 import numpy as np
 import pytest
 
-from incremental.outcomes import FIRST, IGNORED, MISS, SCORED, ItemOutcomes, Outcomes, TimeOutcomes, TypeOutcomes
+from incremental.outcomes import (
+    FIRST,
+    IGNORED,
+    MISS,
+    SCORED,
+    Coverage,
+    Guesses,
+    ItemOutcomes,
+    Outcomes,
+    TimeOutcomes,
+    TypeOutcomes,
+)
 from incremental.prequential import ITEM_METRICS, Parts, Prequential
 
 
@@ -20,7 +32,10 @@ def random_outcomes(rng, count):
     names = ("tidemill", "markov", "recent_popularity@1000", "recent_popularity@10000")
     methods = {name: ItemOutcomes(rng.integers(0, 40, count, dtype=np.int32), -rng.random(count)) for name in names}
     types = {"tidemill": TypeOutcomes(rng.random(count) < 0.5, -rng.random(count))}
-    return outcomes(kinds, methods, emitted=methods["tidemill"], types=types)
+    made = outcomes(kinds, methods, emitted=methods["tidemill"], types=types)
+    draws = rng.random((3, count)) < 0.5
+    coverage = Coverage(draws[0], *(rng.random((2, count, 3)) < 0.5))
+    return replace(made, new_B=draws[1], guesses={"item": Guesses(rng.random(count), draws[2])}, coverage=coverage)
 
 
 def test_metrics_of_one_target_per_event():
@@ -141,8 +156,35 @@ def test_heads_without_any_number_are_left_out():
     assert prequential.result()["heads"] == {}
 
 
+def test_calibration_and_new_items_are_those_of_scored_events():
+    guesses = {"item": Guesses(np.array([0.5, 0.5, 0.9]), np.array([True, False, True]))}
+    below, at = np.array([[True] * 3] * 3), np.zeros((3, 3), np.bool_)
+    methods = {"tidemill": items([0, 3, MISS]), "markov": items([MISS, 0, 0])}
+    made = Outcomes(
+        np.array([SCORED, SCORED, FIRST], np.uint8),
+        methods,
+        None,
+        {"tidemill": TypeOutcomes(np.array([True, False, True]), np.full(3, -1.0))},
+        {},
+        np.array([True, False, True]),
+        guesses | {"event_type": Guesses(np.array([0.75, 0.75, 1.0]), np.array([True, True, True]))},
+        Coverage(np.ones(3, np.bool_), below, at),
+    )
+    prequential = Prequential()
+    prequential.update(made)
+    result = prequential.result()
+    assert result["calibration"]["item"] == {"ece": 0.0, "bins": [{"events": 2, "confidence": 0.5, "accuracy": 0.5}]}
+    assert result["metrics"]["tidemill"]["ece"] == 0.0
+    assert "ece" not in result["metrics"]["markov"]
+    assert result["heads"]["event_type"]["tidemill"]["ece"] == pytest.approx(0.25)
+    assert result["calibration"]["next_event_s"] == {"p10": 1.0, "p50": 1.0, "p90": 1.0}
+    assert result["new_items"]["tidemill"]["hr@10"] == 1.0
+    assert result["new_items"]["markov"]["hr@10"] == 0.0
+
+
 def test_nothing_scored_gives_an_empty_result():
-    assert Prequential().result() == {"metrics": {}, "emitted": {}, "first_events": {}, "heads": {}, "windows": []}
+    nothing = {key: {} for key in ("metrics", "emitted", "first_events", "new_items", "heads", "calibration")}
+    assert Prequential().result() == nothing | {"windows": []}
 
 
 def test_a_restored_evaluation_goes_on_as_if_never_stopped():

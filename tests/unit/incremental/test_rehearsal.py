@@ -24,7 +24,7 @@ class Memory:
 
     def add(self, events):
         staged = self.worker.histories.stage(events)
-        self.rehearsal.add(staged.contexts)
+        self.rehearsal.add(staged.contexts, np.arange(len(staged.contexts.user_R)))
         self.worker.histories.apply(staged, np.zeros((len(events), 20), np.int64))
 
     def windows(self):
@@ -177,7 +177,7 @@ def test_the_state_goes_on_bit_for_bit(other):
     for seed in range(3, 12):
         events = random_events(16, seed=seed, users=5)
         contexts = one.worker.histories.stage(events).contexts
-        two.rehearsal.add(contexts)
+        two.rehearsal.add(contexts, np.arange(len(contexts.user_R)))
         one.add(events)
         drawn = [memory.sample(10, seed) for memory in (one, two)]
         assert drawn[0].items_RL.tobytes() == drawn[1].items_RL.tobytes()

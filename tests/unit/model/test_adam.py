@@ -66,3 +66,16 @@ def test_loaded_moments_go_on_with_the_same_bits():
         adam.step(0.01)
         other.step(0.01)
     assert all(torch.equal(mine, twin) for mine, twin in zip(ours, twins, strict=True))
+
+
+def test_a_restarted_parameter_forgets_its_moments_and_the_others_do_not():
+    ours = parameters()
+    adam = Adam(ours, BETAS)
+    give_gradients(ours, 1)
+    adam.step(0.01)
+    adam.restart(ours[:1])
+    arrays = adam.state().arrays
+    assert arrays["steps"].tolist() == [0, 1, 1]
+    assert not arrays["0.momentum"].any()
+    assert not arrays["0.variance"].any()
+    assert arrays["1.momentum"].all()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import INTERVALS, QUANTILES, Network, RotaryPositions, Tokens, dropout, interval_bucket, pinball
+from model.gaps import BINS
+from model.network import INTERVALS, Network, RotaryPositions, Tokens, dropout, interval_bucket
 from model.settings import ModelSettings
 
 DIM, TYPES = 8, 5
@@ -109,35 +110,10 @@ def test_buckets_tell_fifty_years_apart_from_twenty_five():
 
 
 @torch.no_grad()
-def test_quantiles_never_cross():
-    net = network()
-    p10, p50, p90 = net.time_quantiles(torch.randn(200, DIM) * 20).unbind(-1)
-    assert ((p10 <= p50) & (p50 <= p90)).all()
-
-
-def naive_pinball(quantiles, target):
-    losses = []
-    for level, predicted in zip(QUANTILES, quantiles, strict=True):
-        error = target - predicted
-        losses.append(level * error if error >= 0 else (level - 1.0) * error)
-    return sum(losses) / len(losses)
-
-
-def test_pinball_loss_is_that_of_the_book():
-    draw = np.random.default_rng(1)
-    quantiles, target = draw.normal(size=(50, 3)), draw.normal(size=50)
-    expected = [naive_pinball(q, t) for q, t in zip(quantiles, target, strict=True)]
-    mine = pinball(torch.tensor(quantiles, dtype=torch.float32), torch.tensor(target, dtype=torch.float32))
-    assert mine.tolist() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_pinball_loss_is_least_at_the_quantile():
-    sample = torch.linspace(0.0, 1.0, 1001)
-    losses = {
-        guess: float(pinball(torch.tensor([[guess, 0.5, 0.9]]).expand(1001, 3), sample).mean())
-        for guess in (0.02, 0.1, 0.3)
-    }
-    assert min(losses, key=losses.get) == 0.1
+def test_the_time_head_begins_from_the_shares_of_the_stream():
+    share = torch.softmax(torch.randn(BINS, generator=torch.Generator().manual_seed(1)), dim=0)
+    p = torch.softmax(network().time_logits(torch.randn(20, DIM), share), dim=1)
+    assert torch.allclose(p, share.expand(20, BINS), atol=1e-6)
 
 
 def test_dropout_needs_a_generator_and_keeps_the_mean():

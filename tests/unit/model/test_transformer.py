@@ -9,7 +9,7 @@ from support import Worker, event, random_events, same_state, small_settings
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
 import model.transformer as module
-from model.network import pinball
+from model.gaps import bin_of
 from model.sequences import Sequences
 from model.settings import ModelSettings
 from model.transformer import TIME_LOSS, TYPE_LOSS, LearningStep, Transformer, top_n
@@ -189,8 +189,10 @@ def naive_losses(transformer, batches, candidates, log_q):
                     kind.append(F.cross_entropy(logits, torch.tensor([of_type])))
                 gap = float(batch.gaps_RL[row, column])
                 if not np.isnan(gap):
-                    goal = torch.log1p(torch.tensor([gap]))
-                    time.append(pinball(transformer.network.time_quantiles(h[None]), goal)[0])
+                    goal = torch.from_numpy(bin_of(np.log1p(np.array([gap]))))
+                    time.append(
+                        F.cross_entropy(transformer.network.time_logits(h[None], transformer.gap_share()), goal)
+                    )
     return [float(torch.stack(losses).mean()) for losses in (item, kind, time)]
 
 
@@ -252,7 +254,10 @@ def naive_losses_with_grad(transformer, batch):
     return (
         F.cross_entropy(logits[known], item[known] - 1),
         F.cross_entropy(transformer.network.type_logits(h)[typed][:, : transformer.types.rows], kind[typed]),
-        pinball(transformer.network.time_quantiles(h)[timed], torch.log1p(gap[timed])).mean(),
+        F.cross_entropy(
+            transformer.network.time_logits(h[timed], transformer.gap_share()),
+            torch.from_numpy(bin_of(np.log1p(gap[timed].double().numpy()))),
+        ),
     )
 
 

@@ -1,0 +1,37 @@
+"""The part of `tidemill check` that looks at the state store: can it be written, and do its snapshots fit the settings?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consumer.describe_settings import identity
+from consumer.errors import ConfigError
+from consumer.snapshots import Snapshots
+from consumer.state_store import is_url, open_store
+
+if TYPE_CHECKING:
+    from consumer.settings import Settings
+
+
+def look_at_state(settings: Settings) -> str:
+    """Return what there is; a missing folder is not made. Raises ConfigError or StateError, which say what would fail."""
+    place, lineage = settings.snapshot.dir, settings.kafka.instance
+    if not is_url(place) and not Path(place).exists():
+        _require_room(Path(place))
+        return f"state: {place} will be made"
+    snapshots = Snapshots(open_store(place), lineage, identity(settings), settings.snapshot.keep)
+    complaints: list[str] = []
+    newest = snapshots.newest(complaints)
+    if newest is None:
+        return f"state: {place} can be written, and has no snapshot of {lineage!r} yet"
+    damaged = f"; damaged: {'; '.join(complaints)}" if complaints else ""
+    return f"state: {place} can be written, newest snapshot of {lineage!r} is of micro-batch {newest.batch}{damaged}"
+
+
+def _require_room(folder: Path) -> None:
+    """Raise ConfigError where a folder cannot be made."""
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"the state folder {folder} cannot be made: {above} cannot be written (snapshot.dir)")

@@ -1,0 +1,88 @@
+"""The policy: a table from a signal and the size of its rise to what is done about it. Nothing here has a state.
+
+tests/bench/LOG.md has the figures that the table and the switches' defaults come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from incremental.settings import PolicySettings
+
+Action = Literal[
+    "short_half_lives",
+    "rehearse_recent",
+    "boost_learning_rate",
+    "restart_mixture",
+    "restart_ranker",
+    "restart_items",
+    "restart_type_head",
+    "restart_time_head",
+    "keep_champion",
+    "roll_back_network",
+    "roll_back_ranker",
+    "dismiss_champion",
+]
+
+OBSERVE = "observe"
+"""Stands where nothing is done."""
+GUARDED: frozenset[Action] = frozenset(
+    {
+        *("rehearse_recent", "boost_learning_rate"),
+        *("restart_items", "restart_type_head", "restart_time_head", "restart_ranker"),
+    }
+)
+"""Before these a copy of network and ranker is put aside, to return to."""
+UNASKED: frozenset[Action] = frozenset({"keep_champion", "roll_back_network", "roll_back_ranker", "dismiss_champion"})
+"""No signal calls for these."""
+SWITCHES = {"restart_type_head": "restart_heads", "restart_time_head": "restart_heads", "keep_champion": "roll_back"}
+"""Switches that are not called as their action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rise of `signal` whose size is at least `least` calls for `actions`, in this order."""
+
+    signal: str
+    least: float
+    actions: tuple[Action, ...]
+
+
+NEW_WORLD: tuple[Action, ...] = (
+    "short_half_lives",
+    "rehearse_recent",
+    "boost_learning_rate",
+    "restart_items",
+    "restart_mixture",
+    "restart_ranker",
+)
+"""For a change after which little of what was learned is still true."""
+
+TABLE: tuple[Rule, ...] = (
+    Rule("lost_hits", 0.7, NEW_WORLD),
+    Rule("misses", 0.75, NEW_WORLD),
+    Rule("event_type/log_loss", 0.3, ("restart_type_head",)),
+    Rule("next_event_s/pinball", 0.3, ("restart_time_head",)),
+)
+"""Of the rules of one signal the first that fits holds; a signal that is not here is only reported."""
+
+
+def size(signal: str, before: float, after: float) -> float:
+    """Return how large a rise is: of misses the share of all hits that was lost, else the difference."""
+    rise = after - before
+    return rise / max(1.0 - before, 1e-9) if signal in {"misses", "misses/known", "lost_hits"} else rise
+
+
+def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action, ...]:
+    """Return what a rise of a signal calls for, as far as the settings allow it."""
+    for rule in TABLE:
+        if rule.signal == signal and rise >= rule.least:
+            return tuple(action for action in rule.actions if allowed(action, settings))
+    return ()
+
+
+def allowed(action: Action, settings: PolicySettings) -> bool:
+    """Return whether the settings allow an action."""
+    return settings.enabled and bool(getattr(settings, SWITCHES.get(action, action)))

@@ -1,0 +1,65 @@
+"""Quarantine: users who act far more than others and far less predictably are predicted for, but not learned from.
+
+A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
+least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, is left out of
+learning, and of the signals that drift is looked for in, until that is no longer so. Where behaviour changes, everyone
+is hard to predict, and nobody stands out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.state import State
+
+if TYPE_CHECKING:
+    from model.contexts import Bool, Float64, Int64
+
+WINDOW = 2048
+LEAST = 48
+KNOWN = 8
+"""Events that a user needs to count among the others."""
+
+
+class Quarantine:
+    """The latest WINDOW events: who, and what it cost in nats."""
+
+    def __init__(self) -> None:
+        self._user: Int64 = np.zeros(0, np.int64)
+        self._loss: Float64 = np.zeros(0)
+
+    def users(self, above: float) -> Int64:
+        """Return the keys of the users to be left out, sorted; none where `above` is 0."""
+        if above <= 0.0 or not len(self._user):
+            return np.zeros(0, np.int64)
+        users, index, count = np.unique(self._user, return_inverse=True, return_counts=True)
+        loss = np.bincount(index, self._loss)
+        known = count >= KNOWN
+        if not known.any():
+            return np.zeros(0, np.int64)
+        usual = float(np.median(loss[known] / count[known]))
+        left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + above)]
+        return left_out
+
+    def learn(self, user_B: Int64, loss_B: Float64) -> None:
+        """Take the accepted events of a micro-batch."""
+        finite = np.isfinite(loss_B)
+        self._user = np.concatenate([self._user, user_B[finite]])[-WINDOW:]
+        self._loss = np.concatenate([self._loss, loss_B[finite]])[-WINDOW:]
+
+    def state(self) -> State:
+        """Return the window."""
+        return State({"user": self._user.copy(), "loss": self._loss.copy()})
+
+    def load(self, state: State) -> None:
+        """Become what `state` holds."""
+        self._user, self._loss = state.arrays["user"].copy(), state.arrays["loss"].copy()
+
+
+def among(user_B: Int64, left_out: Int64) -> Bool:
+    """Return which events are of users that are left out."""
+    if not len(left_out):
+        return np.zeros(len(user_B), np.bool_)
+    return np.isin(user_B, left_out)

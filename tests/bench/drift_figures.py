@@ -1,0 +1,190 @@
+"""Figures of the drift bench: from traces of hits and alarms to deficits, delays, gaps and targets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+WINDOW = 2000
+LEVEL_EVENTS = 10_000
+BURST_EVENTS = 20_000
+SLACK = 0.98
+CLOSED = 0.5
+DELAYS = {"b": 500, "c": 5000, "g": 5000}
+
+
+def hit_rate(trace):
+    hit, scored = trace.arrays()
+    return float(hit[scored].mean())
+
+
+def windows(trace, size=WINDOW):
+    """Return hits and scored events of equal windows of the stream; a last part is left out."""
+    hit, scored = trace.arrays()
+    count = len(hit) // size
+    hits, events = (x[: count * size].reshape(count, size) for x in (hit & scored, scored))
+    return hits.sum(axis=1), events.sum(axis=1)
+
+
+def level(trace):
+    """Return the hit rate over the last LEVEL_EVENTS events."""
+    hit, scored = trace.arrays()
+    hit, scored = hit[-LEVEL_EVENTS:], scored[-LEVEL_EVENTS:]
+    return float(hit[scored].mean())
+
+
+def compare(stream, before, traces):
+    """Return what one stream came to under one seed."""
+    usual = level(before)
+    rows = {name: {"hr@10": hit_rate(trace), "deficit": deficit(trace, usual)} for name, trace in traces.items()}
+    oracle = min(
+        (name for name in rows if name.startswith("oracle:")), key=lambda name: rows[name]["deficit"], default=None
+    )
+    for name, trace in traces.items():
+        rows[name]["window_hits"] = windows(trace)[0].tolist()
+        if oracle is not None:
+            rows[name]["recovered_after"] = recovered(trace, traces[oracle])
+    watched = traces.get("policy") or traces.get("online")
+    return {
+        "level": usual,
+        "variants": rows,
+        "oracle": oracle,
+        "alarms_before": [told(found) for found in before.detections],
+        "alarms": [told(found) for found in watched.detections] if watched else [],
+        "delay": delay(stream, watched) if watched else None,
+    }
+
+
+def deficit(trace, usual):
+    """Return the hits that are missing below the usual level."""
+    hits, events = windows(trace)
+    return float((usual * events - hits).sum())
+
+
+def recovered(trace, oracle):
+    """Return the events until three windows in a row are back at the oracle's level; all of them if never."""
+    hits, _ = windows(trace)
+    goal, _ = windows(oracle)
+    back = hits >= SLACK * goal
+    for index in range(len(back) - 2):
+        if back[index : index + 3].all():
+            return index * WINDOW
+    return len(back) * WINDOW
+
+
+def delay(stream, trace):
+    """Return the events from the change to the end of the micro-batch in which the first alarm was raised."""
+    length = len(stream.log) - stream.change
+    at = [found.event for found in trace.detections if found.event > stream.change - 256 and found.is_alarm]
+    return min(min(at) + 256 - stream.change, length) if at else length
+
+
+def told(found):
+    return {
+        "event": found.event,
+        "signal": found.signal,
+        "detector": found.detector,
+        "rise": round(found.after - found.before, 3),
+        "action": found.action,
+    }
+
+
+def against(stream, trace, unchanged, traces):
+    """Compare with the same events unchanged: the share of its hits on genuine events, and per returned part."""
+    hits, plain = hits_of(trace)[stream.log.genuine[stream.change :]], hits_of(unchanged)
+    row = {"share": share(hits[:BURST_EVENTS], plain[:BURST_EVENTS])}
+    if stream.returns:
+        edges = [place - stream.change for place in (*stream.returns, len(stream.log))]
+        spans = [slice(*edges[n : n + 2]) for n in (0, 2)]
+        row["returns"] = {name: [share(hits_of(t)[s], plain[s]) for s in spans] for name, t in traces.items()}
+    elif "online" in traces:
+        online = hits_of(traces["online"])[stream.log.genuine[stream.change :]]
+        row["online_share"] = share(online[:BURST_EVENTS], plain[:BURST_EVENTS])
+    return row
+
+
+def hits_of(trace):
+    hit, scored = trace.arrays()
+    return hit & scored
+
+
+def share(hits, plain):
+    return float(hits.sum() / max(1, plain.sum()))
+
+
+def natural(traces):
+    """Return each variant's hit rate."""
+    return {name: hit_rate(trace) for name, trace in traces.items()}
+
+
+def summed(name, seeds):
+    """Return the rows of all seeds, and the targets that they meet or miss."""
+    targets = {} if name == "h" else never_worse(seeds)
+    if name in "bcg":
+        targets |= gap_targets(seeds) | delay_target(name, seeds)
+    if name == "h":
+        targets |= natural_targets(seeds)
+    if name == "f":
+        shares = [row["unchanged"]["share"] for row in seeds if "unchanged" in row]
+        targets["burst"] = target(float(np.mean(shares)), 0.99)
+    if name == "e":
+        targets |= return_targets(seeds)
+    return {"seeds": seeds, "targets": targets}
+
+
+def target(value, least):
+    return {"value": value, "least": least, "holds": bool(value >= least)}
+
+
+def never_worse(seeds):
+    ratios = [
+        row["variants"]["policy"]["hr@10"] / row["variants"]["online"]["hr@10"]
+        for row in seeds
+        if {"policy", "online"} <= row["variants"].keys()
+    ]
+    return {"policy_over_online": target(float(np.mean(ratios)), 0.98)} if ratios else {}
+
+
+def delay_target(name, seeds):
+    slowest = max(row["delay"] for row in seeds)
+    return {"delay": {"value": slowest, "most": DELAYS[name], "holds": slowest <= DELAYS[name]}}
+
+
+def gap_targets(seeds):
+    """Return how much of the gap between `no_adaptation` and the oracle the policy closes."""
+    rows = [row for row in seeds if row["oracle"] and {"policy", "no_adaptation"} <= row["variants"].keys()]
+    if not rows:
+        return {}
+    gaps = np.concatenate([paired(row, row["oracle"]) for row in rows])
+    closed = np.concatenate([paired(row, "policy") for row in rows])
+    error = float(gaps.std(ddof=1) * np.sqrt(len(gaps)))
+    if gaps.sum() < 2.0 * error:
+        return {"gap_closed": {"value": "nothing to gain", "gap": float(gaps.sum()), "error": error, "holds": True}}
+    return {"gap_closed": target(float(closed.sum() / gaps.sum()), CLOSED) | {"gap": float(gaps.sum()), "error": error}}
+
+
+def paired(row, name):
+    """Return, window by window, the hits that a variant has more than `no_adaptation`."""
+    hits = [np.array(row["variants"][which]["window_hits"], float) for which in (name, "no_adaptation")]
+    return hits[0] - hits[1]
+
+
+def return_targets(seeds):
+    """A return recovers no slower than without the policy; the second no slower than the first."""
+    with_, without = (
+        np.mean([row["unchanged"]["returns"][name] for row in seeds], axis=0) for name in ("policy", "online")
+    )
+    return {
+        "returns_over_online": target(float((with_ / without).min()), 0.98),
+        "second_return_over_first": target(float(with_[1] / with_[0]), 0.98),
+    }
+
+
+def natural_targets(seeds):
+    rows = [row["globo_news_head"] for row in seeds]
+    found = {}
+    for least, name in ((0.99, "online"), (1.05, "no_adaptation")):
+        if all({"policy", name} <= row.keys() for row in rows):
+            found[f"globo_policy_over_{name}"] = target(
+                float(np.mean([row["policy"] / row[name] for row in rows])), least
+            )
+    return found

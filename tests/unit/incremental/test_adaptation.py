@@ -1,0 +1,231 @@
+"""What the policy orders is in the plan, is done by it, and is the same through a snapshot and a redo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support import Worker, event, random_events, same_state, small_settings
+
+from consumer.events import key64
+from incremental.adaptation import Adaptation, Measures
+from incremental.champion import Champion
+from incremental.drift import Detection
+from incremental.interventions import intervene
+from incremental.plan import LearnPlan, active
+from incremental.policy import NEW_WORLD, OBSERVE
+from incremental.settings import PolicySettings
+
+SETTINGS = PolicySettings(
+    cool_down_events=1000,
+    half_life_events=50.0,
+    half_life_for_events=100,
+    rehearse_recent_for_events=200,
+    learning_rate_factor=3.0,
+    learning_rate_half_life_events=100,
+    boost_learning_rate=True,
+    champion_every_batches=1,
+    champion_events=64,
+)
+WORSE = Detection(500, "misses", "adwin", 0.8, 1.0)
+
+
+def plan_of(measures):
+    return LearnPlan(
+        1,
+        True,
+        0.1,
+        8,
+        1,
+        False,
+        measures.learning_rate_factor,
+        measures.half_life_events,
+        measures.rehearse_since,
+        measures.quarantine_above,
+        measures.score_champion,
+        measures.actions,
+    )
+
+
+def go_on(adaptation, events, windows=7):
+    adaptation.carried_out(plan_of(adaptation.measures(windows, 1)), events)
+
+
+def test_without_an_alarm_nothing_is_done():
+    adaptation = Adaptation(SETTINGS)
+    adaptation.react([Detection(5, "log_loss", "adwin", 6.0, 6.1)])
+    measures = adaptation.measures(7, 1)
+    assert measures.actions == ()
+    assert not any(active(plan_of(measures)).values())
+
+
+def test_an_alarm_begins_actions_that_last_and_fade():
+    adaptation = Adaptation(SETTINGS)
+    (told,) = adaptation.react([WORSE])
+    assert told.action == "short_half_lives+rehearse_recent+boost_learning_rate"
+    begin = adaptation.measures(7, 1)
+    assert begin.actions == ("keep_champion", *told.action.split("+"))
+    assert (begin.learning_rate_factor, begin.half_life_events, begin.rehearse_since) == (3.0, 50.0, 7)
+    go_on(adaptation, 100)
+    later = adaptation.measures(9, 1)
+    assert (later.actions, later.half_life_events, later.rehearse_since) == ((), 0.0, 7)
+    assert later.learning_rate_factor == pytest.approx(2.0)
+    go_on(adaptation, 1000)
+    assert not any(active(plan_of(adaptation.measures(9, 1))).values())
+
+
+def test_an_action_is_not_begun_again_before_it_has_rested():
+    adaptation = Adaptation(SETTINGS)
+    assert adaptation.react([WORSE, WORSE])[1].action == OBSERVE
+    go_on(adaptation, 999)
+    assert adaptation.react([WORSE])[0].action == OBSERVE
+    go_on(adaptation, 1)
+    assert adaptation.react([WORSE])[0].action != OBSERVE
+
+
+def test_a_plan_from_elsewhere_is_what_counts():
+    """A redo has the plan of then, whatever the settings say now."""
+    then, now = Adaptation(SETTINGS), Adaptation(SETTINGS.model_copy(update={"enabled": False}))
+    then.react([WORSE])
+    now.react([WORSE])
+    plan = plan_of(then.measures(7, 1))
+    then.carried_out(plan, 16)
+    now.carried_out(plan, 16)
+    assert then.state() == now.state()
+
+
+def test_it_goes_through_a_snapshot():
+    one, other = Adaptation(SETTINGS), Adaptation(SETTINGS)
+    one.react([WORSE])
+    go_on(one, 16)
+    one.react([Detection(600, "next_event_s/pinball", "adwin", 0.0, 2.0)])
+    other.load(one.state())
+    assert one.measures(9, 0) == other.measures(9, 0)
+    assert one.measures(9, 0).score_champion
+
+
+# --- carried out by the learner
+
+
+def worker_with(**policy):
+    every = dict.fromkeys((*NEW_WORLD, "restart_heads", "roll_back"), True)
+    return Worker(small_settings(policy=every | {"champion_every_batches": 1, "champion_events": 64} | policy))
+
+
+def test_each_action_changes_what_it_is_about():
+    before = worker_with()
+    before.run(random_events(160, items=40))
+    for action, part in {
+        "restart_mixture": "mixture.share",
+        "restart_ranker": "ranker.network.hidden.weight",
+        "restart_items": "transformer.table.weight",
+        "restart_type_head": "transformer.network.type_head.weight",
+        "restart_time_head": "transformer.network.time_head.weight",
+    }.items():
+        one, other = worker_with(), worker_with()
+        for worker in (one, other):
+            worker.run(random_events(160, items=40))
+        one.learner.adaptation.order(action)
+        for worker in (one, other):
+            worker.step(random_events(16, seed=3, items=40))
+        left, right = (worker.model.state().arrays[part] for worker in (one, other))
+        assert not np.array_equal(left, right), action
+
+
+def test_short_half_lives_make_new_counts_weigh_more():
+    one, other = worker_with(half_life_events=1.0), worker_with()
+    for worker in (one, other):
+        worker.run(random_events(320, items=10))
+    one.learner.adaptation.order("short_half_lives")
+    for worker in (one, other):
+        worker.step([event("new", 3, 1e9 + n) for n in range(16)])
+    shares = []
+    for worker in (one, other):
+        views = worker.model.views(worker.histories.stage([event("x", 3)]).contexts)
+        rows = worker.model.items.lookup(worker.histories.stage([event("x", 3)]).contexts.event_item_B)[:, None]
+        shares.append(float(views.all[1].score(np.zeros(1, np.int64), rows)[0, 0]))
+    assert shares[0] > shares[1] + 0.3
+
+
+def test_recent_rehearsal_leaves_older_windows_alone():
+    worker = worker_with()
+    worker.run(random_events(320, items=10))
+    worker.learner.adaptation.order("rehearse_recent")
+    step = worker.step(random_events(16, seed=5, items=10))
+    assert step.plan.rehearse_since == worker.learner.rehearsal.made or step.plan.rehearse_since > 0
+    assert step.learned.rehearsed == 0  # no window has begun since
+    assert worker.step(random_events(16, seed=6, items=10)).plan.rehearse_since == step.plan.rehearse_since
+
+
+def test_weights_that_an_action_has_spoiled_are_rolled_back():
+    worker = worker_with(learning_rate_factor=10.0)
+    worker.run(random_events(640, items=10))
+    worker.learner.settings = worker.learner.settings.model_copy(update={"learning_rate": 10.0})
+    for action in ("keep_champion", "boost_learning_rate"):
+        worker.learner.adaptation.order(action)
+    worker.step(random_events(16, seed=5, items=10))
+    kept = worker.learner.champion
+    verdicts = [v for step in worker.run(random_events(96, seed=6, items=10)) for v in step.learned.verdicts]
+    assert [v.undone for v in verdicts if v.part == "network"] == [True]
+    assert all(type(number) is float for v in verdicts for number in (v.champion, v.challenger))  # JSON takes no other
+    assert worker.learner.champion is None
+    assert kept is not None
+
+
+def test_a_return_restores_the_weights_and_leaves_newer_items_theirs():
+    worker = worker_with()
+    worker.run(random_events(160, items=20))
+    model, champion = worker.model, Champion(worker.model)
+    earlier = model.transformer.state()
+    worker.run([event("u", 500 + n, 1e9 + n) for n in range(32)])
+    newer = model.items.lookup(np.array([key64(510)]))[0]
+    late = model.transformer.table.weight[int(newer)].clone()
+    plan = plan_of(Measures(actions=("roll_back_network", "roll_back_ranker")))
+    assert intervene(model, champion, plan, 1) is champion
+    now = model.transformer.state()
+    for name, array in earlier.arrays.items():
+        restored = now.arrays[name][: len(array)] if array.ndim else now.arrays[name]  # newer items stand behind
+        assert np.array_equal(restored, array), name
+    assert torch.equal(model.transformer.table.weight[int(newer)], late)
+
+
+def test_items_that_came_after_the_copy_may_go_again():
+    worker = Worker(
+        small_settings(model={"max_items": 20}, policy={"champion_every_batches": 1, "champion_events": 9999})
+    )
+    worker.run(random_events(160, items=20))
+    worker.learner.adaptation.order("keep_champion")
+    steps = worker.run(random_events(320, seed=2, items=300))
+    assert sum(step.learned.evicted for step in steps) > 20
+    assert worker.learner.champion is not None
+
+
+def test_a_learner_under_guard_goes_through_a_snapshot_byte_for_byte():
+    straight, broken, restored = worker_with(), worker_with(), worker_with()
+    for worker in (straight, broken):
+        worker.run(random_events(160, items=40))
+        for action in ("keep_champion", *NEW_WORLD):
+            worker.learner.adaptation.order(action)
+        worker.run(random_events(32, seed=4, items=60))
+    restored.learner.load(broken.learner.state())
+    part = next(iter(broken.histories.partitions))
+    restored.histories.partitions[part].load(broken.histories.partitions[part].state())
+    assert broken.learner.champion is not None
+    for worker in (straight, restored):
+        worker.run(random_events(160, seed=5, items=80))
+    assert same_state(straight.learner.state(), restored.learner.state())
+
+
+def test_users_in_quarantine_are_predicted_for_but_not_learned():
+    worker = worker_with(quarantine_above=0.5)
+    usual = [event(f"u{n % 60}", n % 4, float(n)) for n in range(1200)]
+    draw = np.random.default_rng(1)
+    robot = [event("robot", int(draw.integers(100, 400)), 2000.0 + n) for n in range(200)]
+    mixed = [one for pair in zip(usual[600:800], robot, strict=True) for one in pair]
+    worker.run(usual[:600])
+    steps = worker.run(mixed)
+    late = steps[-3:]
+    assert sum(step.learned.quarantined for step in late) == 24
+    assert sum(step.learned.events for step in late) == 24
+    assert steps[0].learned.quarantined == 0
+    assert all(len(step.predictions.rows_BK) == 16 for step in late)

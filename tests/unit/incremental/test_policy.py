@@ -1,0 +1,33 @@
+import pytest
+
+from incremental.policy import GUARDED, NEW_WORLD, TABLE, UNASKED, respond, size
+from incremental.settings import PolicySettings
+
+ALL = PolicySettings(**{name: True for name, field in PolicySettings.model_fields.items() if field.annotation is bool})
+
+
+def test_a_large_rise_calls_for_more_than_a_small_one():
+    assert respond("misses", 0.9, ALL) == respond("lost_hits", 0.8, ALL) == NEW_WORLD
+    assert respond("misses", 0.3, ALL) == ()
+    assert respond("log_loss", 1.5, ALL) == ()
+    assert respond("log_loss/transformer", 9.0, ALL) == ()
+
+
+def test_of_misses_the_share_of_lost_hits_counts():
+    assert size("misses", 0.8, 0.98) == pytest.approx(0.9)
+    assert size("log_loss", 6.0, 7.5) == 1.5
+
+
+@pytest.mark.parametrize("rule", TABLE)
+def test_every_action_has_a_switch(rule):
+    for action in rule.actions:
+        name = {"restart_type_head": "restart_heads", "restart_time_head": "restart_heads"}.get(action, action)
+        off = ALL.model_copy(update={name: False})
+        assert action in respond(rule.signal, rule.least, ALL)
+        assert action not in respond(rule.signal, rule.least, off)
+    assert respond(rule.signal, rule.least, ALL.model_copy(update={"enabled": False})) == ()
+
+
+def test_no_signal_calls_for_what_follows_from_a_comparison():
+    assert not UNASKED.intersection(action for rule in TABLE for action in rule.actions)
+    assert not UNASKED & GUARDED

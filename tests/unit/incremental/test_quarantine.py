@@ -1,0 +1,41 @@
+import numpy as np
+
+from incremental.quarantine import LEAST, WINDOW, Quarantine, among
+
+
+def after(users, losses):
+    quarantine = Quarantine()
+    quarantine.learn(np.array(users), np.array(losses, float))
+    return quarantine
+
+
+def test_who_acts_much_and_is_hard_to_predict_is_left_out():
+    users = [1] * 200 + [2] * 200 + list(range(10, 108)) * 8
+    losses = [9.0] * 200 + [6.0] * 200 + [6.0] * 784
+    assert after(users, losses).users(1.0).tolist() == [1]
+    assert after(users, losses).users(4.0).tolist() == []
+    assert after(users, losses).users(0.0).tolist() == []
+
+
+def test_nobody_is_left_out_where_everybody_is_hard_to_predict():
+    users = [1] * 200 + [2] * 200 + list(range(10, 108)) * 8
+    assert after(users, [9.0] * len(users)).users(1.0).tolist() == []
+
+
+def test_nor_who_acts_little():
+    users = [1] * (LEAST - 1) + list(range(10, 108)) * 8
+    assert after(users, [9.0] * (LEAST - 1) + [6.0] * 784).users(1.0).tolist() == []
+
+
+def test_only_a_window_counts_and_it_goes_through_a_snapshot():
+    quarantine = after([1] * 200, [9.0] * 200)
+    quarantine.learn(np.arange(WINDOW), np.full(WINDOW, 6.0))
+    assert quarantine.users(1.0).tolist() == []
+    other = Quarantine()
+    other.load(quarantine.state())
+    assert other.state().arrays["user"].tolist() == quarantine.state().arrays["user"].tolist()
+
+
+def test_events_of_users_that_are_left_out_are_found():
+    assert among(np.array([1, 2, 1]), np.array([1])).tolist() == [True, False, True]
+    assert among(np.array([1, 2]), np.zeros(0, np.int64)).tolist() == [False, False]
