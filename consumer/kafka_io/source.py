@@ -69,6 +69,7 @@ class KafkaSource:
             raise self._failed
         if self._held:
             self._steer()
+        self._go_on_joining()
         fetched = self._fetch(limits)
         if self._held and fetched:  # assigned a moment ago, fetched before it could be paused
             self._rewind(self._position)
@@ -133,6 +134,16 @@ class KafkaSource:
     def close(self) -> None:
         """Release the connection; safe to call twice. A static member stays in the group until its session times out."""
         self._consumer.close(autocommit=False, timeout_ms=self._kafka.request_timeout_ms)
+
+    def _go_on_joining(self) -> None:
+        """Let the client see a join through that has outlasted a poll.
+
+        One that new partitions have caused it forgets as soon as it has made the assignment: it would wait for nothing,
+        without heartbeats, for ever.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way in
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
 
     def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
         try:

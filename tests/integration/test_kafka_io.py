@@ -17,6 +17,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewPartitions,
     ResourcePatternType,
     ResourceType,
 )
@@ -375,6 +376,21 @@ def test_the_lag_of_the_group_is_what_it_has_not_committed(settings):
             return not any(committed_lag(settings).values())
 
         wait_until(caught_up)
+
+
+# --- new partitions
+
+
+def test_new_partitions_are_joined_by_polls_that_are_shorter_than_the_join(settings):
+    make_topics(settings, partitions=1)
+    topic = settings.topics.events
+    with closing(KafkaSource(settings, CLOCK)) as source:
+        wait_until(lambda: source.poll(LIMITS).assignment == {TopicPartition(topic, 0)})
+        admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0})
+        admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
+        wait_until(lambda: len(source.poll(PollLimits(10, 0.001)).assignment) == 2)
+        write(settings, [b"one"], partition=1)
+        wait_until(lambda: [record.value for record in source.poll(LIMITS).records] == [b"one"])
 
 
 # --- a broker of its own, with logins and rights, that can be stopped
