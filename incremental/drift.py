@@ -105,16 +105,23 @@ def kswin(tests: int) -> RiverDetector:
     return detector
 
 
+def detectors_of(signal: str) -> tuple[str, ...]:
+    """Return the names of a signal's detectors.
+
+    ADWIN takes values for independent: not so the losses of single components, which follow the users of the hour.
+    """
+    if signal == "log_loss":
+        return DETECTORS
+    return ("page_hinkley",) if signal == LOST_HITS or signal.startswith("log_loss/") else ("adwin", "page_hinkley")
+
+
 class DriftMonitor:
     """Watches `signals`, each with its detectors; passes over the first `warm_up_events` events."""
 
     def __init__(self, signals: Sequence[str], warm_up_events: int = 0) -> None:
-        tests = 2 * len(signals) + 1
+        tests = sum(len(detectors_of(signal)) for signal in signals)
         self._warm_up_events = warm_up_events
-        self._watches = {
-            signal: (_LostHitsWatch(tests) if signal == LOST_HITS else _Watch(tests, costly=signal == "log_loss"))
-            for signal in signals
-        }
+        self._watches = {signal: _watch(signal, tests) for signal in signals}
 
     def update(self, values: Mapping[str, Float64], event: int) -> list[Detection]:
         """Take one micro-batch of per-event values per signal, in stream order; return what is detected.
@@ -153,11 +160,8 @@ class DriftMonitor:
 class _Watch:
     """The detectors of one signal, and the block means that they are made of."""
 
-    _with_adwin = True
-    """Whether ADWIN looks too."""
-
-    def __init__(self, tests: int, *, costly: bool) -> None:
-        self._tests, self._costly = tests, costly
+    def __init__(self, tests: int, detectors: tuple[str, ...]) -> None:
+        self._tests, self._detectors = tests, detectors
         self._rest: list[float] = []  # values of the block that is not full yet
         self._begin()
 
@@ -204,8 +208,8 @@ class _Watch:
         self._blocks: list[float] = []
         self._mean, self._variance = 0.0, 0.0
         self._page_hinkley = page_hinkley(self._tests)
-        self._adwin = adwin(self._tests) if self._with_adwin else None
-        self._kswin = kswin(self._tests) if self._costly else None
+        self._adwin = adwin(self._tests) if "adwin" in self._detectors else None
+        self._kswin = kswin(self._tests) if "kswin" in self._detectors else None
 
     def _rebuild(self, blocks: Sequence[float]) -> None:
         self._begin()
@@ -257,13 +261,12 @@ class _Watch:
 class _LostHitsWatch(_Watch):
     """The same for LOST_HITS."""
 
-    _with_adwin = False
-
-    def __init__(self, tests: int) -> None:
-        super().__init__(tests, costly=False)
-
     def _level(self, block: list[float]) -> float:
         return sorted(block)[SUDDEN_PLACE]
+
+
+def _watch(signal: str, tests: int) -> _Watch:
+    return (_LostHitsWatch if signal == LOST_HITS else _Watch)(tests, detectors_of(signal))
 
 
 def rise(blocks: Sequence[float]) -> Change | None:

@@ -73,7 +73,7 @@ class PolicySettings(Section):
     """An action is not begun again within so many events of its last beginning."""
     short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Let the counting memories forget faster for a while: no half-life is longer than ..."""
-    half_life_events: Positive = Field(40.0, json_schema_extra=OPERATIONAL)
+    half_life_events: Positive = Field(100.0, json_schema_extra=OPERATIONAL)
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
     """... during so many events."""
