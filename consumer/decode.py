@@ -9,7 +9,7 @@ import orjson
 
 from consumer import times
 from consumer.errors import BadEvent, StateError
-from consumer.events import DEFAULT_TYPE, Event, Id, key64
+from consumer.events import DEFAULT_TYPE, Event, Id, event_of, key64
 from consumer.mapping import HEADER_NOT_UTF8, KEY_NOT_UTF8, Field, field_mapping
 from consumer.times import TimeReader, TimeUnit
 
@@ -147,15 +147,12 @@ class Decoder:
         event_key = self._optional_key(self._event_id, data, record)
         value, outcome, features = self._extras(data, record)
         event_time, late, future = self._event_time(data, record)
-        return Event(
-            record=record,
-            user_id=user_id,
-            item_id=item_id,
-            event_type=event_type,
-            event_time=event_time,
-            user_key=key64(user_id),
-            item_key=key64(item_id),
-            type_key=key64(event_type),
+        return event_of(
+            record,
+            user_id,
+            item_id,
+            event_type,
+            event_time,
             session_key=session_key,
             event_key=event_key,
             value=value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from math import nan
 from typing import Any
 
 import msgspec
@@ -50,3 +51,20 @@ def key64(value: Id) -> int:
     text = f"i{value}" if isinstance(value, int) else f"s{value}"
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1
+
+
+def event_of(
+    record: Record, user_id: Id, item_id: Id, event_type: str = DEFAULT_TYPE, event_time: float = nan, **rest: Any
+) -> Event:
+    """Return an event with the keys of its ids; `rest` are the other fields of Event."""
+    return Event(
+        record=record,
+        user_id=user_id,
+        item_id=item_id,
+        event_type=event_type,
+        event_time=event_time,
+        user_key=key64(user_id),
+        item_key=key64(item_id),
+        type_key=key64(event_type),
+        **rest,
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from consumer.events import Event, key64
+from consumer.events import Event, event_of
 from consumer.histories import Histories
 from consumer.ports import Record, TopicPartition
 from consumer.settings import Settings
@@ -44,16 +44,7 @@ def warm_up() -> None:
 def _event(number: int) -> Event:
     user, item, kind = number % _USERS, number * 7 % _ITEMS, "ab"[number % 2]
     record = Record("warm-up", 0, number, number * 1000, None, None)
-    return Event(
-        record=record,
-        user_id=user,
-        item_id=item,
-        event_type=kind,
-        event_time=float(number),
-        user_key=key64(user),
-        item_key=key64(item),
-        type_key=key64(kind),
-    )
+    return event_of(record, user, item, kind, float(number))
 
 
 if __name__ == "__main__":

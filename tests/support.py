@@ -13,7 +13,7 @@ import orjson
 from consumer.clock import ManualClock
 from consumer.describe_settings import identity
 from consumer.errors import StateError
-from consumer.events import DEFAULT_TYPE, Event, key64
+from consumer.events import DEFAULT_TYPE, Event, event_of, key64
 from consumer.health import HealthState
 from consumer.histories import Histories
 from consumer.memory_io import MemoryLog, MemoryPast, MemorySink, MemorySource
@@ -71,15 +71,12 @@ def event(
 ) -> Event:
     """Return one accepted event, as the decoder would."""
     stamp = -1 if isnan(time) else round(time * 1000)
-    return Event(
-        record=Record(TOPIC, partition, next(_offsets), stamp, str(user).encode(), b"{}"),
-        user_id=user,
-        item_id=item,
-        event_type=kind,
-        event_time=time,
-        user_key=key64(user),
-        item_key=key64(item),
-        type_key=key64(kind),
+    return event_of(
+        Record(TOPIC, partition, next(_offsets), stamp, str(user).encode(), b"{}"),
+        user,
+        item,
+        kind,
+        time,
         session_key=key64(session) if session else 0,
         event_key=key64(event_id) if event_id else 0,
         late=late,

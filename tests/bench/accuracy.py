@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import consumer.histories
 import incremental.learner
 from consumer.clock import SystemClock
-from consumer.events import DEFAULT_TYPE, Event, key64
+from consumer.events import event_of
 from consumer.file_io import open_source
 from consumer.health import HealthState
 from consumer.histories import Histories, Stage
@@ -185,7 +185,7 @@ def frozen(parts, tested, settings):
     ranks = []
     for start in range(0, len(tested[0]), SCORING_EVENTS):
         users, items = (column[start : start + SCORING_EVENTS].tolist() for column in tested)
-        events = [event(record, user, item) for user, item in zip(users, items, strict=True)]
+        events = [event_of(record, user, item) for user, item in zip(users, items, strict=True)]
         staged = histories.stage(events)
         scores, predictions = parts.predictor.predict(staged.contexts, exclude_seen=False)
         histories.apply(staged, predictions.keys_BK)
@@ -193,19 +193,6 @@ def frozen(parts, tested, settings):
     rank = np.concatenate(ranks)
     hit = rank < 20
     return {"recall@20": float(hit.mean()), "mrr@20": float((hit / (rank + 1.0)).mean()), "tested": len(rank)}
-
-
-def event(record, user, item):
-    return Event(
-        record=record,
-        user_id=user,
-        item_id=item,
-        event_type=DEFAULT_TYPE,
-        event_time=float("nan"),
-        user_key=key64(user),
-        item_key=key64(item),
-        type_key=key64(DEFAULT_TYPE),
-    )
 
 
 def say(text):

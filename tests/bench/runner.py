@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from consumer.clock import SystemClock
-from consumer.events import Event, key64
+from consumer.events import event_of
 from consumer.health import HealthState
 from consumer.metrics import Metrics
 from consumer.parts import Parts
@@ -103,15 +103,6 @@ def events_of(part, offset):
     """Return a part of a log as accepted events."""
     users, items, kinds, times = part.user.tolist(), part.item.tolist(), part.kind.tolist(), part.time.tolist()
     return [
-        Event(
-            record=Record("events", 0, offset + index, round(time * 1000), None, b"{}"),
-            user_id=user,
-            item_id=item,
-            event_type=kind,
-            event_time=time,
-            user_key=key64(user),
-            item_key=key64(item),
-            type_key=key64(kind),
-        )
+        event_of(Record("events", 0, offset + index, round(time * 1000), None, b"{}"), user, item, kind, time)
         for index, (user, item, kind, time) in enumerate(zip(users, items, kinds, times, strict=True))
     ]

@@ -24,6 +24,7 @@ class Client:
     def __init__(self):
         self.first, self.end, self.at, self.known = 0, 0, 0, 0
         self.markers = frozenset()
+        self._coordinator = SimpleNamespace(rejoining=False)
 
     def subscribe(self, _topics, listener):
         self.listener = listener
