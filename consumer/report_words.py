@@ -54,6 +54,11 @@ def mark_of(signal: str, action: str) -> str:
     return ALARM_MARK if action in {"observe", "keep"} or signal == "not_recovered" else ACTION_MARK
 
 
+def in_words(action: str) -> str:
+    """Return actions as text that a narrow column can break."""
+    return action.replace("+", ", ").replace("_", " ")
+
+
 def signal_in_words(signal: str) -> str:
     """Return what a signal is, for people."""
     head, _, component = signal.partition("/")
