@@ -135,7 +135,8 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     picture = ""
     if extra.hit_rates:
         points = {name: _rates(extra.hit_rates, name) for name in colours}
-        marks = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
+        kinds = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
+        marks = [(event, kind) for event, kind in kinds if kind is not None]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
