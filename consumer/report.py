@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
 from consumer.report_charts import Lines, colour_index, line_chart, share_chart
-from consumer.report_words import BASELINES, COMPONENT, GUESSES, METHODS, METRICS, UNITS, mark_of, signal_in_words
+from consumer.report_words import (
+    BASELINES,
+    COMPONENT,
+    GUESSES,
+    METHODS,
+    METRICS,
+    UNITS,
+    in_words,
+    mark_of,
+    signal_in_words,
+)
 from consumer.summary import best_method
 
 if TYPE_CHECKING:
@@ -139,7 +149,8 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     picture = ""
     if extra.hit_rates:
         points = {name: _rates(extra.hit_rates, name) for name in colours}
-        marks = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
+        kinds = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
+        marks = [(event, kind) for event, kind in kinds if kind is not None]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
@@ -295,11 +306,11 @@ def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td>{found['event']:,}</td><td class=text>{escape(signal_in_words(found['signal']))}</td>"
         f"<td>{escape(found.get('detector', '-'))}</td>{_cell(found.get('before'), best=False)}"
-        f"{_cell(found.get('after'), best=False)}<td>{escape(found['action'])}</td></tr>"
+        f"{_cell(found.get('after'), best=False)}<td class=text>{escape(in_words(found['action']))}</td></tr>"
         for found in drift
     )
     names = ("event", "signal", "detector", "before", "after", "action")
-    head = "".join(f"<th{' class=text' if name == 'signal' else ''}>{name}</th>" for name in names)
+    head = "".join(f"<th{' class=text' if name in {'signal', 'action'} else ''}>{name}</th>" for name in names)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 

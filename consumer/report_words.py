@@ -50,11 +50,18 @@ ALARM_MARK, ACTION_MARK, RECOVERY_MARK = "drift detected", "policy acted", "reco
 """Kinds of vertical marks on the quality curve."""
 
 
-def mark_of(signal: str, action: str) -> str:
-    """Return the kind of mark of a drift record."""
+def mark_of(signal: str, action: str) -> str | None:
+    """Return the kind of mark of a drift record; None where nothing was found and nothing done."""
+    if action == "keep":
+        return None
     if signal == "recovered":
         return RECOVERY_MARK
-    return ALARM_MARK if action in {"observe", "keep"} or signal == "not_recovered" else ACTION_MARK
+    return ALARM_MARK if action == "observe" or signal == "not_recovered" else ACTION_MARK
+
+
+def in_words(action: str) -> str:
+    """Return actions as text that a narrow column can break."""
+    return action.replace("+", ", ").replace("_", " ")
 
 
 def signal_in_words(signal: str) -> str:
