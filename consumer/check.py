@@ -14,9 +14,11 @@ from consumer.errors import AccessError, BadEvent, ConfigError, StateError, Tide
 from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
     KafkaPast,
+    add_partitions,
     check_transactions,
     create_command,
     create_topics,
+    no_such_journal_partition,
     read_last,
     topic_info,
     topic_rights,
@@ -136,6 +138,10 @@ class _Check:
         made += create_topics(self._settings, {topics.journal: places}, KEPT, clock=self._clock)
         for name in made:
             self._note("note", f"topic {name!r}: created")
+        journal = self._found.get(topics.journal)
+        if journal is not None and journal.partitions <= topics.journal_partition:
+            add_partitions(self._settings, topics.journal, topics.journal_partition + 1, clock=self._clock)
+            self._note("note", f"topic {topics.journal!r}: {topics.journal_partition + 1} partitions now")
         self._found = topic_info(self._settings, self._names, clock=self._clock)
 
     def _topics(self) -> None:
@@ -162,10 +168,7 @@ class _Check:
         if info.partitions <= topics.journal_partition:
             self._note(
                 "failed",
-                f"topic {topics.journal!r} has {info.partitions} partitions, but topics.journal_partition is"
-                f" {topics.journal_partition}: choose another that is free, or kafka-topics.sh --bootstrap-server"
-                f" {self._settings.kafka.bootstrap_servers} --alter --topic {topics.journal}"
-                f" --partitions {topics.journal_partition + 1}",
+                no_such_journal_partition(self._settings, info.partitions),
             )
         if not info.config:
             self._note("note", f"topic {topics.journal!r}: the broker does not tell its configuration to this user")

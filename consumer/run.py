@@ -66,7 +66,8 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
             worker, lambda p: _finished(p, options.max_events), lambda: stop.asked, options.max_events, account.note
         )
         summary = account.summary(settings, worker.connected)
-        log.info("stopping", asked=stop.asked, batch=worker.parts.batch)
+        dead = sum(summary["rejected"].values())
+        log.info("stopping", asked=stop.asked, batch=worker.parts.batch, events=summary["events"], dead_letters=dead)
         worker.save()
     if options.report is not None:
         account.write_report(summary, options.report)

@@ -5,10 +5,12 @@ fills a topic, the functions of `admin` look at topics and make them.
 """
 
 from consumer.kafka_io.admin import (
+    add_partitions,
     check_transactions,
     committed_lag,
     create_command,
     create_topics,
+    no_such_journal_partition,
     topic_info,
     topic_rights,
 )
@@ -26,11 +28,13 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KafkaWriter",
+    "add_partitions",
     "check_transactions",
     "committed_lag",
     "connection_options",
     "create_command",
     "create_topics",
+    "no_such_journal_partition",
     "read_last",
     "topic_info",
     "topic_rights",

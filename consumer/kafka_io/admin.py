@@ -49,6 +49,17 @@ def create_command(kafka: KafkaSettings, name: str) -> str:
     return f"  kafka-topics.sh --bootstrap-server {kafka.bootstrap_servers} --create --topic {name}"
 
 
+def no_such_journal_partition(settings: Settings, partitions: int) -> str:
+    """Say that the journal topic has too few partitions for this worker, and what to do."""
+    topics, servers = settings.topics, settings.kafka.bootstrap_servers
+    return (
+        f"topic {topics.journal!r} has {partitions} partitions, but topics.journal_partition is"
+        f" {topics.journal_partition}: choose another that is free, or add some with `tidemill check --create` or"
+        f" kafka-topics.sh --bootstrap-server {servers} --alter --topic {topics.journal}"
+        f" --partitions {topics.journal_partition + 1}"
+    )
+
+
 def topic_info(settings: Settings, names: Sequence[str], *, clock: Clock | None = None) -> dict[str, TopicInfo]:
     """Return partitions and configuration of those topics that exist. Raises AccessError where they cannot be seen."""
     clock = clock or SystemClock()
@@ -88,6 +99,16 @@ def create_topics(
             )
         retry(lambda: admin.wait_for_topics(list(wanted)), "creating topics", clock, within_s=_LOOKUP_S)
     return list(wanted)
+
+
+def add_partitions(settings: Settings, topic: str, total: int, *, clock: Clock | None = None) -> None:
+    """Let an existing topic have `total` partitions, which are more than it has. Raises AccessError."""
+    clock = clock or SystemClock()
+    with _admin(settings.kafka, clock) as admin:
+        retry(
+            lambda: admin.create_partitions({topic: total}), f"adding partitions to {topic}", clock, within_s=_LOOKUP_S
+        )
+        retry(lambda: admin.wait_for_topics([topic]), "adding partitions", clock, within_s=_LOOKUP_S)
 
 
 def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[TopicPartition, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from consumer.errors import Aborted, BrokerUnavailable, TidemillError, UnknownOutcome, VoidStateError
-from consumer.kafka_io.admin import require_topics
+from consumer.errors import Aborted, BrokerUnavailable, ConfigError, TidemillError, UnknownOutcome, VoidStateError
+from consumer.kafka_io.admin import no_such_journal_partition, require_topics
 from consumer.kafka_io.client import KafkaProducer
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.connect import connect
@@ -30,7 +30,7 @@ class KafkaSink:
     """Where predictions, dead letters and the positions of the source go.
 
     Making one waits for a broker, and with exactly-once delivery fences any older instance of the same name and aborts
-    what that left open. Raises BrokerUnavailable, AccessError, or ConfigError when an output topic is missing.
+    what that left open. Raises BrokerUnavailable, AccessError, or ConfigError when an output topic or the journal's partition is missing.
     With at-least-once delivery the positions go through `source`, which is then required.
 
     After Fenced, LostPartitions or UnknownOutcome this sink refuses every commit: its producer is never used again.
@@ -44,7 +44,10 @@ class KafkaSink:
         self._source = source
         self._flush_s = 3 * settings.kafka.request_timeout_ms / 1000
         self._void: VoidStateError | None = None
-        require_topics(settings.kafka, [topics.predictions, topics.dead_letters, topics.drift, topics.journal], clock)
+        names = [topics.predictions, topics.dead_letters, topics.drift, topics.journal]
+        found = require_topics(settings.kafka, names, clock)
+        if found[topics.journal].partitions <= topics.journal_partition:
+            raise ConfigError(no_such_journal_partition(settings, found[topics.journal].partitions))
         options = transactional_options if self._exactly_once else producer_options
         self._producer: Any = connect(KafkaProducer, options(settings.kafka), settings.kafka, clock)
         if self._exactly_once:

@@ -515,3 +515,14 @@ def test_a_broker_that_stops_answering_leaves_the_outcome_unknown(guarded, uniqu
         sink.commit(outputs, again)
     wait_until(lambda: len(read_last(settings, settings.topics.predictions, 10)) >= 2)
     assert delivery == "at_least_once" or len(read_last(settings, settings.topics.predictions, 10)) == 2
+
+
+def test_the_journal_lacks_the_partition_of_this_worker(broker, unique_name):
+    settings = make_settings(broker.bootstrap_servers, unique_name)
+    make_topics(settings)
+    later = settings.model_copy(update={"topics": settings.topics.model_copy(update={"journal_partition": 3})})
+    with pytest.raises(ConfigError, match=r"has 1 partitions, but topics\.journal_partition is 3"):
+        KafkaSink(later, CLOCK)
+    assert "4 partitions now" in check(later, create=True).render()
+    with closing(KafkaSink(later, CLOCK)):
+        assert topic_info(later, [later.topics.journal])[later.topics.journal].partitions == 4

@@ -40,6 +40,9 @@ class Cluster:
         self.topics |= {name: topics[name] for name in made}
         return made
 
+    def add_partitions(self, _settings, topic, total, **_):
+        self.topics[topic] = total
+
     def last_record(self, settings, _clock):
         topics = settings.topics
         where = topics.journal, topics.journal_partition
@@ -55,7 +58,8 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch):
     cluster = Cluster()
-    names = ("topic_info", "topic_rights", "create_topics", "check_transactions", "read_last", "last_record")
+    names = ("topic_info", "topic_rights", "create_topics", "add_partitions")
+    names += ("check_transactions", "read_last", "last_record")
     for name in names:
         monkeypatch.setattr(module, name, getattr(cluster, name))
     return cluster
@@ -174,6 +178,15 @@ def test_the_journal_needs_its_partition_and_must_keep_its_records(cluster):
     assert "--topic journal --add-config cleanup.policy=delete" in shown
     assert "--topic journal --add-config retention.ms=-1" in shown
     assert "--alter --topic journal --partitions 2" in shown
+
+
+def test_create_adds_the_partition_that_a_worker_of_another_name_needs(cluster):
+    cluster.topics["journal"] = 1
+    settings = Settings.model_validate({"topics": {"journal_partition": 4}})
+    report = module.check(settings, 0, create=True, clock=ManualClock())
+    assert report.ok
+    assert cluster.topics["journal"] == 5
+    assert "topic 'journal': 5 partitions now" in report.render()
 
 
 def test_a_journal_that_is_cut_by_its_size_fails(cluster):

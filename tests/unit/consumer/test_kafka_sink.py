@@ -8,7 +8,7 @@ from consumer.clock import ManualClock
 from consumer.errors import Aborted, AccessError, Fenced, LostPartitions, UnknownOutcome
 from consumer.kafka_io import sink as module
 from consumer.kafka_io.client import errors as k
-from consumer.ports import Batch, OffsetRange, Output, TopicPartition
+from consumer.ports import Batch, OffsetRange, Output, TopicInfo, TopicPartition
 from consumer.settings import Settings
 from consumer.sink_rules import OutputTooLarge
 
@@ -61,7 +61,9 @@ class Producer:
 def producer(monkeypatch):
     producer = Producer()
     monkeypatch.setattr(module, "connect", lambda *_args: producer)
-    monkeypatch.setattr(module, "require_topics", lambda *_args: {})
+    monkeypatch.setattr(
+        module, "require_topics", lambda _kafka, names, _clock: {name: TopicInfo(name, 1) for name in names}
+    )
     return producer
 
 

@@ -156,7 +156,7 @@ def test_the_killed_worker_equals_one_that_was_never_killed(tmp_path):
     undisturbed = whole.worker()
     drain(undisturbed)
     first, second = last.parts.learner.state(), undisturbed.parts.learner.state()
-    assert len(killed.log.records("journal")) == last.parts.batch
+    assert decode(killed.log.records("journal")[-1].value).batch == last.parts.batch  # the oldest may be trimmed
     assert set(first.arrays) == set(second.arrays)
 
 
