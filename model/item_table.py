@@ -70,6 +70,7 @@ class ItemTable:
 
     def take_over(self, other: ItemTable) -> None:
         """Take the rows of another table, older than this one, of the items that it knows."""
+        self.reserve(len(other.bias))  # how far ahead a table has made room is its own affair
         live = torch.zeros(len(self.bias), dtype=torch.bool)
         live[: len(other.bias)] = other.bias > -torch.inf
         live[UNKNOWN] = True

@@ -142,3 +142,22 @@ def test_the_state_goes_on_bit_for_bit():
         table.start(5, [2], generator(12))
         steps(table, 4, rows=(0, 2, 5), seed=6)
     assert same_state(one.state(6), other.state(6))
+
+
+@pytest.mark.parametrize(("rows", "known"), [(900, 400), (3000, 2500), (1500, 1400)])
+def test_the_rows_of_an_earlier_copy_are_taken_over_whatever_room_both_have(rows, known):
+    generator = torch.Generator().manual_seed(3)
+    table = ItemTable(4, generator)
+    for row in range(1, known):
+        table.start(row, (), generator)
+    copy = ItemTable(4, torch.Generator())
+    copy.load(table.state(known))
+    for row in range(known, rows):
+        table.start(row, (), generator)
+    copy.reserve(rows)  # has other room than the table from here on
+    before = table.weight[:rows].clone()
+    table.weight[1:rows] += 1.0
+    table.take_over(copy)
+    assert torch.equal(table.weight[:known], before[:known])
+    assert torch.equal(table.weight[known:rows], before[known:] + 1.0)
+    assert torch.isfinite(table.bias[1:rows]).all()
