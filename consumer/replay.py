@@ -68,7 +68,6 @@ def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = Non
     """Run the whole source through the pipeline; returns the summary of version 1."""
     clock = clock or SystemClock()
     _check_options(options)
-    warm_up()
     source = _source(settings, options, clock)
     try:
         return _run(settings, options, source, clock)
@@ -110,6 +109,7 @@ def _bound(offset: int | None, time_ms: int | None) -> int | datetime | None:
 
 
 def _run(settings: Settings, options: ReplayOptions, source: Source, clock: Clock) -> dict[str, Any]:
+    warm_up()
     store = None if options.save is None else open_store(options.save)
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     parts.freeze_after = options.freeze_after

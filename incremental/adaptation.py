@@ -117,15 +117,14 @@ class Adaptation:
 
     def _factor(self, age: int | None) -> float:
         settings = self._settings
-        if age is None or not (settings.enabled and settings.boost_learning_rate):
+        if age is None or not allowed("boost_learning_rate", settings):
             return 1.0
         excess = (settings.learning_rate_factor - 1.0) * 0.5 ** (age / settings.learning_rate_half_life_events)
         return 1.0 + excess if 1.0 + excess >= LEAST_FACTOR else 1.0
 
     def _is_on(self, action: Action, lasts: int) -> bool:
         age = self._age(action)
-        allowed = self._settings.enabled and bool(getattr(self._settings, action))
-        return allowed and age is not None and age < lasts
+        return age is not None and age < lasts and allowed(action, self._settings)
 
     def _age(self, action: Action) -> int | None:
         """Return the events since an action began, 0 where it is due, None where it never did."""

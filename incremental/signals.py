@@ -1,9 +1,9 @@
 """The signals that drift is looked for in: per event of a micro-batch, in stream order, higher is worse or stranger.
 
-`misses/known`                        the same, of users with a long history
-`lost_hits`                           fed the log-loss of the same users, see `incremental.drift`
 `log_loss` and `log_loss/<component>`  nats that the item cost, of the mixture and of each component
 `misses`                              1 where the item was not among the first ten
+`misses/known`                        the same, of users with a long history
+`lost_hits`                           fed the log-loss of the same users, see `incremental.drift`
 `unknown`                             1 where the item was not in the vocabulary
 `event_type`, `time_gap`              surprise of the event's type, and of the time since the user's previous event
                                       (in half-octaves), under how often each was seen over the last tens of thousands

@@ -18,7 +18,6 @@ from tests.bench.simulator import simulate
 SERIES = 10
 STRETCH = 16
 MOST_ALARMS = 5
-MOST_COST = 0.03
 
 
 def quiet(options, settings):

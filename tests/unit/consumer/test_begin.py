@@ -82,7 +82,9 @@ def test_another_group_topic_or_mapping_is_no_hindrance(learned, folder):
     settings = small_settings(
         kafka={"instance": "mine", "group": "g"}, topics={"events": "clicks"}, input={"map": {"item_id": "i"}}
     )
-    begin_from(parts(learned, settings), folder, settings)
+    begun = parts(learned, settings)
+    begin_from(begun, folder, settings)
+    assert same_state(begun.model.state(), learned.parts.model.state())
 
 
 def test_a_damaged_one_is_refused_and_nothing_is_taken_over(learned, folder):

@@ -113,6 +113,8 @@ def test_exactly_the_share_is_allowed() -> None:
     watch = limit()
     for _ in range(50):
         pass_by(watch, BAD * 3 + GOOD * 7)
+    with pytest.raises(TooManyBadEvents):
+        watch.check(BAD * 4)
 
 
 def test_a_run_over_two_batches_stops() -> None:
@@ -127,6 +129,7 @@ def test_a_good_record_ends_the_run() -> None:
     watch = limit(bad_window=1000)
     for _ in range(100):
         pass_by(watch, BAD * 5 + GOOD)
+    assert watch.state().values["run"] == 0
 
 
 def test_asking_changes_nothing() -> None:
