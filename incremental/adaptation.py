@@ -10,9 +10,10 @@ Time is counted in accepted events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from incremental.plan import LearnPlan, Measures
 from incremental.policy import GUARDED, OBSERVE, allowed, respond, size
 from model.state import State
 
@@ -21,29 +22,11 @@ if TYPE_CHECKING:
 
     from incremental.champion import Verdict
     from incremental.drift import Detection
-    from incremental.plan import LearnPlan
     from incremental.policy import Action
     from incremental.settings import PolicySettings
 
 LEAST_FACTOR = 1.01
 """A learning rate raised by less than this is not raised any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What the policy makes of a micro-batch. `half_life_events` 0: every memory its own.
-
-    `rehearse_since`: only windows from this number on are rehearsed. `quarantine_above`: users whose loss is that many
-    nats above the others' are not learned from; 0: all are. `score_champion`: the copy is compared on this micro-batch.
-    `actions` begin with it.
-    """
-
-    learning_rate_factor: float = 1.0
-    half_life_events: float = 0.0
-    rehearse_since: int = 0
-    quarantine_above: float = 0.0
-    score_champion: bool = False
-    actions: tuple[Action, ...] = ()
 
 
 class Adaptation:
@@ -107,12 +90,14 @@ class Adaptation:
         settings = self._settings
         since = windows if "rehearse_recent" in self._due else self._windows
         return Measures(
-            self._factor(self._age("boost_learning_rate")),
-            settings.half_life_events if self._is_on("short_half_lives", settings.half_life_for_events) else 0.0,
-            since if self._is_on("rehearse_recent", settings.rehearse_recent_for_events) else 0,
-            settings.quarantine_above if settings.enabled and settings.quarantine else 0.0,
-            self.guarded and draw % settings.champion_every_batches == 0,
-            tuple(self._due),
+            learning_rate_factor=self._factor(self._age("boost_learning_rate")),
+            half_life_events=settings.half_life_events
+            if self._is_on("short_half_lives", settings.half_life_for_events)
+            else 0.0,
+            rehearse_since=since if self._is_on("rehearse_recent", settings.rehearse_recent_for_events) else 0,
+            quarantine_above=settings.quarantine_above if settings.enabled and settings.quarantine else 0.0,
+            score_champion=self.guarded and draw % settings.champion_every_batches == 0,
+            actions=tuple(self._due),
         )
 
     def _factor(self, age: int | None) -> float:

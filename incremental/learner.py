@@ -14,7 +14,7 @@ Events of users in quarantine are left out of all four.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from incremental.adaptation import Adaptation, Measures
+from incremental.adaptation import Adaptation
 from incremental.champion import Champion
 from incremental.interventions import intervene
-from incremental.plan import LearnPlan, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
+from incremental.plan import LearnPlan, Measures, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
 from incremental.quarantine import Quarantine, among
 from incremental.rehearsal import Among, Rehearsal
 from incremental.repeats import RepeatRule
@@ -99,12 +99,7 @@ class Learner:
             rehearsal_windows(self.settings, events),
             seed_for(self.seed, batch, "learn"),
             self.repeats.exclude,
-            measures.learning_rate_factor,
-            measures.half_life_events,
-            measures.rehearse_since,
-            measures.quarantine_above,
-            measures.score_champion,
-            measures.actions,
+            **asdict(measures),
         )
 
     def plan_nothing(self) -> LearnPlan:

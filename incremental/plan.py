@@ -16,12 +16,26 @@ REFERENCE_EVENTS = 256
 """The micro-batch for which `learning_rate` and `rehearsal_windows` are meant; smaller ones do proportionally less."""
 
 
-@dataclass(frozen=True, slots=True)
-class LearnPlan:
-    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """What the policy makes of a micro-batch. `half_life_events` 0: every memory its own.
 
-    The last six are the policy's, see `incremental.adaptation.Measures`.
+    `rehearse_since`: only windows from this number on are rehearsed. `quarantine_above`: users whose loss is that many
+    nats above the others' are not learned from; 0: all are. `score_champion`: the copy is compared on this micro-batch.
+    `actions` begin with it.
     """
+
+    learning_rate_factor: float = 1.0
+    half_life_events: float = 0.0
+    rehearse_since: int = 0
+    quarantine_above: float = 0.0
+    score_champion: bool = False
+    actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LearnPlan(Measures):
+    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes."""
 
     batch: int
     learn: bool
@@ -29,12 +43,6 @@ class LearnPlan:
     rehearsal_windows: int
     seed: int
     exclude_seen: bool
-    learning_rate_factor: float = 1.0
-    half_life_events: float = 0.0
-    rehearse_since: int = 0
-    quarantine_above: float = 0.0
-    score_champion: bool = False
-    actions: tuple[Action, ...] = ()
 
 
 def plan_of(values: dict[str, Any]) -> LearnPlan:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
-from incremental.adaptation import Adaptation, Measures
+from incremental.adaptation import Adaptation
 from incremental.champion import Champion
 from incremental.drift import Detection
 from incremental.interventions import intervene
-from incremental.plan import LearnPlan, active
+from incremental.plan import LearnPlan, Measures, active
 from incremental.policy import NEW_WORLD, OBSERVE
 from incremental.settings import PolicySettings
 
@@ -31,20 +33,7 @@ WORSE = Detection(500, "misses", "adwin", 0.8, 1.0)
 
 
 def plan_of(measures):
-    return LearnPlan(
-        1,
-        True,
-        0.1,
-        8,
-        1,
-        False,
-        measures.learning_rate_factor,
-        measures.half_life_events,
-        measures.rehearse_since,
-        measures.quarantine_above,
-        measures.score_champion,
-        measures.actions,
-    )
+    return LearnPlan(1, True, 0.1, 8, 1, False, **asdict(measures))
 
 
 def go_on(adaptation, events, windows=7):
