@@ -72,7 +72,7 @@ class Worker:
         self._snapshots = snapshots
         self._recovery = Recovery(settings, parts, snapshots, clock, self._journal)
         self._watchdog = watchdog or Watchdog(clock)
-        self._writer = SnapshotWriter(snapshots, parts.metrics, clock, self._trim)
+        self._writer = SnapshotWriter(snapshots, settings.snapshot, parts.metrics, clock, self._trim)
         self._failures = 0
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
