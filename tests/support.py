@@ -166,6 +166,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.written: dict[str, int] = {}
         self.fail_after: int | None = None
 
     def write(self, name: str, data: bytes) -> None:
@@ -174,6 +175,11 @@ class MemoryStore:
                 raise StateError(f"{name} cannot be written: injected")
             self.fail_after -= 1
         self.blobs[name] = data
+        self.written[name] = len(self.written)
+
+    def modified(self, name: str) -> float:
+        self.read(name)
+        return float(self.written[name])
 
     def read(self, name: str) -> bytes:
         if name not in self.blobs:
