@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,19 +121,21 @@ class PartitionHistories:
 
     def state(self) -> State:
         """Return all users, the longest unseen first."""
-        users = list(self._users.values())
-        length = np.array([user.length for user in users], np.int64)
-        events = self._pool.read_all([user.place for user in users], length)
+        users, count = list(self._users.values()), len(self._users)
+        length = np.fromiter((user.length for user in users), np.int64, count)
+        places = np.fromiter(chain.from_iterable(user.place for user in users), np.int64, 2 * count)
+        events = self._pool.read_all(places.reshape(-1, 2), length)
         emitted = b"".join([user.emitted or NOTHING_EMITTED for user in users])
-        ids = [user.recent_ids for user in users]
+        recent_count = np.fromiter((len(user.recent_ids) for user in users), np.int32, count)
+        recent_ids = chain.from_iterable(user.recent_ids for user in users)
         arrays = {
             **events._asdict(),
-            "users": np.array(list(self._users), np.int64),
+            "users": np.fromiter(self._users, np.int64, count),
             "length": length.astype(np.int32),
-            "session": np.array([user.session_key for user in users], np.int64),
+            "session": np.fromiter((user.session_key for user in users), np.int64, count),
             "emitted": np.frombuffer(emitted, np.int64).reshape(-1, LIST_LENGTH),
-            "recent_count": np.array([len(line) for line in ids], np.int32),
-            "recent_ids": np.array([key for line in ids for key in line], np.int64),
+            "recent_count": recent_count,
+            "recent_ids": np.fromiter(recent_ids, np.int64, int(recent_count.sum())),
         }
         return State(arrays)
 
