@@ -15,6 +15,7 @@ from model.arrays import fit
 from model.compiled import compiled
 from model.sparse import SparseView
 from model.state import State
+from model.stream import stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from model.contexts import Contexts, Int32, Int64
     from model.smoothing import Smoothing
     from model.sparse import Weights
+    from model.stream import Stream
     from model.vocabulary import Rows, Vocabulary
 
 LENGTH = 16
@@ -43,7 +45,9 @@ class Replies:
         """Look at a micro-batch."""
         user_Q = self.items.lookup(contexts.user_R)[contexts.state_row_Q]
         height = self.items.rows
-        return SparseView(*latest_actors(user_Q, self._actor, self._made, height), height, smoothing)
+        stream, rings = stream_of(contexts, self.items), (self._actor, self._made)
+        actors_V = self.items.lookup(stream.users_V)
+        return SparseView(*latest_actors(user_Q, *rings, stream, actors_V, height), height, smoothing)
 
     def learn(self, contexts: Contexts, kept: Int64) -> None:
         """Note who acted on what, in stream order."""
@@ -91,7 +95,9 @@ def push(actors: Rows, rows: Rows, actor: Rows, made: Int64) -> None:
 
 
 @compiled
-def latest_actors(user_Q: Int32, actor: Rows, made: Int64, height: int) -> tuple[Int64, Rows, Weights]:
+def latest_actors(
+    user_Q: Int32, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, height: int
+) -> tuple[Int64, Rows, Weights]:
     """Return, as in `model.sparse`, who acted on each state's user."""
     states = len(user_Q)
     start_Q = np.zeros(states + 1, np.int64)
@@ -100,9 +106,20 @@ def latest_actors(user_Q: Int32, actor: Rows, made: Int64, height: int) -> tuple
     size = 0
     for state in range(states):
         user, begin = user_Q[state], size
-        weight, total = np.float32(1.0), np.float32(1e-30)
+        weight, total, held = np.float32(1.0), np.float32(1e-30), 0
+        if user != 0:
+            for event in range(stream.known_Q[state] - 1, -1, -1):  # the latest first
+                other = actors_V[event]
+                if stream.rows_V[event] == user and other != 0 and held < LENGTH:
+                    if dense[other] == 0.0:
+                        rows[size] = other
+                        size += 1
+                    dense[other] += weight
+                    total += weight
+                    weight *= np.float32(DECAY)
+                    held += 1
         if user != 0 and user < len(made):
-            for age in range(min(made[user], LENGTH)):
+            for age in range(min(made[user], LENGTH - held)):
                 other = actor[user, (made[user] - 1 - age) % LENGTH]
                 if other != 0:
                     if dense[other] == 0.0:
