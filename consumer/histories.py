@@ -228,10 +228,11 @@ class Stage:
         if found is None:
             found = self._partitions[partition].addition(event.user_key)
             self._additions[partition, event.user_key] = found
-            self._begin_row(found, len(self._row_B))
+            self._begin_row(found)
         return found
 
-    def _begin_row(self, addition: Addition, moment: int) -> None:
+    def _begin_row(self, addition: Addition) -> None:
+        moment = self._moments[addition.rows[-1]][-1] if addition.rows else len(self._row_B)
         addition.rows.append(len(self._row_of))
         self._row_of.append((addition, len(addition.events), 0))
         self._moments.append([moment])
@@ -242,7 +243,7 @@ class Stage:
         repeated = self._is_repeated(event, addition)
         keep = not repeated and not (event.late and self._rules.on_late == "skip")
         if keep and self._row_of[addition.rows[-1]][2] >= self._limit:
-            self._begin_row(addition, self._moments[addition.rows[-1]][-1])
+            self._begin_row(addition)
         row = addition.rows[-1]
         if keep:
             self._keep(addition, event)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from model.stream import Stream
     from model.vocabulary import Rows, Vocabulary
 
-LENGTH = 128
+LENGTH = 16
 GROUP_L = lag_groups(LENGTH)
 PRIOR_EVENTS = 50.0
 MEMORY_EVENTS = 10_000.0

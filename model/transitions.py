@@ -102,6 +102,7 @@ class Transitions:
             contexts.state_position_Q,
             self._blocks.reaching(height, 1),
             1.0 / self._increment,
+            self._growth,
             added,
             stream_of(contexts, self.items).known_Q,
         )
@@ -174,10 +175,14 @@ def walk(
     position_Q: Int32,
     blocks: Blocks,
     scale: float,
+    growth: float,
     added: Pairs,
     known_Q: Int64,
 ) -> tuple[Int64, Rows, Counts, Counts, Counts]:
-    """Return the neighbours of every state's context as in `model.sparse`, with three sets of weights that sum to 1."""
+    """Return the neighbours of every state's context as in `model.sparse`, with three sets of weights that sum to 1.
+
+    A state also sees the pairs that its `known` first events of the micro-batch add.
+    """
     states, height = len(row_Q), len(blocks.first)
     start_Q = np.zeros(states + 1, np.int64)
     dense, seen = np.zeros((height, 3), np.float32), np.zeros(height, np.bool_)
@@ -189,7 +194,8 @@ def walk(
         if len(rows) - size < room:
             rows, q0, q1, q2 = grown(rows), grown(q0), grown(q1), grown(q2)
         line, latest = row_Q[state], position_Q[state]
-        begin, weight = size, np.float32(1.0)
+        begin, weight, known = size, np.float32(1.0), known_Q[state]
+        now = scale * growth ** np.float64(-known)  # counts are times the increment as of the moment
         for lag in range(min(CONTEXT, latest + 1)):
             if lag > 0:
                 weight *= np.float32(CONTEXT_DECAY)
@@ -197,10 +203,10 @@ def walk(
                     weight *= np.float32(ACROSS)
             item = rows_RT[line, latest - lag]
             if item != 0:
-                total = blocks.total[item] + forward_total(added, item, known_Q[state])
-                share = weight / np.float32(np.sqrt(total * scale + 1.0))
+                total = blocks.total[item] + forward_total(added, item, known)
+                share = weight / np.float32(np.sqrt(total * now + 1.0))
                 size = visit(blocks, item, share, lag, dense, seen, rows, size)
-                size = visit_added(added, known_Q[state], item, share, lag, dense, seen, rows, size)
+                size = visit_added(added, known, item, share, lag, dense, seen, rows, size)
         share_out(rows, begin, size, dense, seen, q0, q1, q2)
         start_Q[state + 1] = size
     return start_Q, rows[:size], q0[:size], q1[:size], q2[:size]
