@@ -30,7 +30,7 @@ GROWTH = 2.0 ** (1.0 / HALF_LIFE_EVENTS)
 class Statistics(NamedTuple):
     """What is known of each item, by vocabulary row."""
 
-    count: Float64  # [N], times the increment
+    counted: Float64  # [N], times the increment
     user: Int64  # [N]: who had it last
     last: Int64  # [N, 2]: number of that event; of the latest by somebody else; 0: never
 
@@ -96,7 +96,7 @@ def note(rows: Rows, users: Int64, events: int, increment: float, known: Statist
     for index in range(len(rows)):
         row = rows[index]
         if row != 0:
-            known.count[row] += increment
+            known.counted[row] += increment
             if known.user[row] != users[index]:
                 known.last[row, 1], known.user[row] = known.last[row, 0], users[index]
             known.last[row, 0] = events + index + 1

@@ -115,10 +115,9 @@ def latest(
     height: int,
 ) -> tuple[Rows, Weights]:
     """Return the list of every state and the weights of its places [Q, L], padded with 0."""
-    length, states = len(rows_L), len(row_Q)
-    rows_QL, q_QL = np.zeros((states, length), np.int32), np.zeros((states, length), np.float32)
-    rows_L, own, held = rows_L.copy(), np.zeros(height, np.bool_), np.zeros(len(credit))
-    known = 0
+    states, rows_L, known = len(row_Q), rows_L.copy(), 0
+    rows_QL, q_QL = np.zeros((states, len(rows_L)), np.int32), np.zeros((states, len(rows_L)), np.float32)
+    own = np.zeros(height, np.bool_)
     for state in stream.order_Q:
         while known < stream.known_Q[state]:
             if stream.rows_V[known] != 0:
@@ -134,14 +133,19 @@ def latest(
                 size += 1
         for item in history:
             own[item] = False
-        held[:] = 0.0
-        for place in range(size):
-            held[group_L[place]] += 1.0
-        total = 1e-300
-        for group in range(len(credit)):
-            if held[group] > 0.0:
-                total += credit[group]
-        for place in range(size):
-            group = group_L[place]
-            q_QL[state, place] = credit[group] / total / held[group]
+        weigh(credit, group_L[:size], q_QL[state])
     return rows_QL, q_QL
+
+
+@compiled
+def weigh(credit: Float64, group_L: Int64, q_L: Weights) -> None:
+    """Fill in the weights of the first places of a list: those of their groups, spread evenly, so that they sum to 1."""
+    held = np.zeros(len(credit))
+    for group in group_L:
+        held[group] += 1.0
+    total = 1e-300
+    for group in range(len(credit)):
+        if held[group] > 0.0:
+            total += credit[group]
+    for place in range(len(group_L)):
+        q_L[place] = credit[group_L[place]] / total / held[group_L[place]]

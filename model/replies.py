@@ -102,34 +102,41 @@ def latest_actors(
     states = len(user_Q)
     start_Q = np.zeros(states + 1, np.int64)
     rows, q = np.zeros(states * LENGTH, np.int32), np.zeros(states * LENGTH, np.float32)
-    dense = np.zeros(height, np.float32)
+    dense, latest = np.zeros(height, np.float32), np.zeros(LENGTH, np.int32)
     size = 0
     for state in range(states):
-        user, begin = user_Q[state], size
-        weight, total, held = np.float32(1.0), np.float32(1e-30), 0
-        if user != 0:
-            for event in range(stream.known_Q[state] - 1, -1, -1):  # the latest first
-                other = actors_V[event]
-                if stream.rows_V[event] == user and other != 0 and held < LENGTH:
-                    if dense[other] == 0.0:
-                        rows[size] = other
-                        size += 1
-                    dense[other] += weight
-                    total += weight
-                    weight *= np.float32(DECAY)
-                    held += 1
-        if user != 0 and user < len(made):
-            for age in range(min(made[user], LENGTH - held)):
-                other = actor[user, (made[user] - 1 - age) % LENGTH]
-                if other != 0:
-                    if dense[other] == 0.0:
-                        rows[size] = other
-                        size += 1
-                    dense[other] += weight
-                    total += weight
-                weight *= np.float32(DECAY)
+        begin, weight, total = size, np.float32(1.0), np.float32(1e-30)
+        for age in range(gather_actors(user_Q[state], stream.known_Q[state], actor, made, stream, actors_V, latest)):
+            other = latest[age]
+            if other != 0:
+                if dense[other] == 0.0:
+                    rows[size] = other
+                    size += 1
+                dense[other] += weight
+                total += weight
+            weight *= np.float32(DECAY)
         for index in range(begin, size):
             q[index] = dense[rows[index]] / total
             dense[rows[index]] = 0.0
         start_Q[state + 1] = size
     return start_Q, rows[:size], q[:size]
+
+
+@compiled
+def gather_actors(user: int, known: int, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, latest: Rows) -> int:
+    """Fill in who acted on a user, the latest first: in the `known` first events of the stream, then before it.
+
+    Returns how many there are.
+    """
+    count = 0
+    if user == 0:
+        return count
+    for event in range(known - 1, -1, -1):
+        if stream.rows_V[event] == user and actors_V[event] != 0 and count < LENGTH:
+            latest[count] = actors_V[event]
+            count += 1
+    if user < len(made):
+        for age in range(min(made[user], LENGTH - count)):
+            latest[count] = actor[user, (made[user] - 1 - age) % LENGTH]
+            count += 1
+    return count

@@ -36,7 +36,9 @@ def batches(draw):
     users = st.integers(1, USERS)
     items = st.integers(1, ITEMS + 1)
     return [
-        event(draw(users), draw(items), session=draw(st.sampled_from(["s", "s", "t"])), late=draw(st.integers(0, 5)) == 0)
+        event(
+            draw(users), draw(items), session=draw(st.sampled_from(["s", "s", "t"])), late=draw(st.integers(0, 5)) == 0
+        )
         for _ in range(size)
     ]
 
