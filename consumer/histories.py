@@ -211,6 +211,7 @@ class Stage:
         self._limit, self._rules, self._partitions, self._rewound = settings.length, rules, partitions, rewound
         self._additions: dict[tuple[TopicPartition, int], Addition] = {}
         self._row_of: list[tuple[Addition, int, int]] = []  # addition, its events [first, ...) and their number
+        self._moments: list[list[int]] = []  # of each row's states: events of the micro-batch before each
         self._row_B: list[int] = []
         self._kept_B: list[int] = []  # place among the row's new events after this event was seen
         self._learn_B: list[bool] = []
@@ -234,8 +235,10 @@ class Stage:
         return found
 
     def _begin_row(self, addition: Addition) -> None:
+        moment = self._moments[addition.rows[-1]][-1] if addition.rows else len(self._row_B)
         addition.rows.append(len(self._row_of))
         self._row_of.append((addition, len(addition.events), 0))
+        self._moments.append([moment])
 
     def _add(self, index: int, event: Event) -> None:
         addition = self._addition(event)
@@ -249,6 +252,7 @@ class Stage:
             self._keep(addition, event)
             owner, first, count = self._row_of[row]
             self._row_of[row] = (owner, first, count + 1)
+            self._moments[row].append(index + 1)
         self._row_B.append(row)
         self._kept_B.append(self._row_of[row][2])
         self._learn_B.append(keep)
@@ -327,6 +331,8 @@ class Stage:
             tuple(event.item_id for event in events),
             tuple(event.event_type for event in events),
             self._emitted(before_B, row_B, state_position_Q.astype(np.int32), new_R),
+            np.array([moment for moments in self._moments for moment in moments], np.int32),
+            np.zeros(len(events), np.bool_),
         )
 
     def _emitted(self, before_B: Int32, row_B: Int32, position_Q: Int32, new_R: Int32) -> Int64:

@@ -6,7 +6,7 @@ Live micro-batches, recovery and `--as-run` all go through these two, so they co
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,7 @@ class Parts:
             return Considered(ranges, events, rejected, reasons, plan or self.learner.plan_nothing(), None)
         staged = self.histories.stage(events)
         plan = plan or self.learner.plan(staged.contexts, learn=learns)
+        staged = replace(staged, contexts=self.learner.show(staged.contexts, plan))
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
         require_sound_predictions(scores, predictions)
         return Considered(ranges, events, rejected, reasons, plan, Scored(staged, scores, predictions))

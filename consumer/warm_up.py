@@ -36,9 +36,11 @@ def warm_up() -> None:
     numbers = count()
     for _ in range(_BATCHES):
         staged = histories.stage([_event(next(numbers)) for _ in range(_EVENTS)])
-        scores, predictions = predictor.predict(staged.contexts, exclude_seen=True)
+        plan = learner.plan(staged.contexts)
+        contexts = learner.show(staged.contexts, plan)
+        scores, predictions = predictor.predict(contexts, exclude_seen=True)
         histories.apply(staged, predictions.keys_BK)
-        learner.learn(staged.contexts, scores, learner.plan(staged.contexts))
+        learner.learn(contexts, scores, plan)
 
 
 def _event(number: int) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,7 @@ class Worker:
         """Do what `Pipeline.step` does between poll and snapshot."""
         staged = self.histories.stage(events)
         plan = self.learner.plan(staged.contexts, learn=learn)
+        staged = replace(staged, contexts=self.learner.show(staged.contexts, plan))
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
         self.histories.apply(staged, predictions.keys_BK)
         learned = self.learner.learn(staged.contexts, scores, plan)
