@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 LENGTH = 16
 GROUP_L = lag_groups(LENGTH)
-PRIOR_EVENTS = 2.0
-"""Of each place: at first all weigh the same."""
+PRIOR_EVENTS = 50.0
 MEMORY_EVENTS = 10_000.0
 """Half-life, in targets found in the list, of what the weights were learned from."""
 
@@ -42,7 +41,7 @@ class LatestItems:
     def __init__(self, items: Vocabulary) -> None:
         self.items = items
         self._rows_L = np.zeros(LENGTH, np.int32)  # 0 behind the last
-        self._credit = PRIOR_EVENTS * np.bincount(GROUP_L).astype(np.float64)
+        self._credit = PRIOR_EVENTS * 2.0 ** -np.arange(GROUP_L[-1] + 1.0)
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> LatestItemsView:
         """Look at a micro-batch."""
