@@ -15,7 +15,6 @@ from consumer.events import key64
 from model.candidates import features
 from model.item_statistics import ItemStatistics
 from model.latest_items import LatestItems
-from model.popularity import Popularity
 from model.replies import Replies
 from model.smoothing import Smoothing
 from model.transitions import Transitions
@@ -55,7 +54,6 @@ class Counters:
     def __init__(self) -> None:
         items = admitted()
         self.items = items
-        self.popularity = Popularity(items, 7.0)
         self.latest = LatestItems(items)
         self.replies = Replies(items)
         self.transitions = Transitions(items, 50.0, 4096)
@@ -63,14 +61,12 @@ class Counters:
 
     def learn(self, contexts: Contexts, kept: np.ndarray) -> None:
         rows = self.items.lookup(contexts.event_item_B[kept])
-        self.popularity.learn(rows)
         self.latest.push(rows)
         self.replies.learn(contexts, kept)
         self.transitions.learn(contexts, kept)
         self.statistics.learn(contexts, kept)
 
     def views(self, contexts: Contexts):
-        yield self.popularity.view(contexts, SMOOTHING)
         yield self.latest.view(contexts, SMOOTHING)
         yield self.replies.view(contexts, SMOOTHING)
         yield from self.transitions.views(contexts, SMOOTHING)

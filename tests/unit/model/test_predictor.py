@@ -350,11 +350,11 @@ def test_what_others_just_did_is_seen_within_the_micro_batch_where_it_is_learned
     worker = trained()
     events = [event("u1", 3, 1.8e9), event("u2", 7, 1.8e9), event("u3", 9, 1.8e9)]
     contexts = worker.histories.stage(events).contexts
-    place = worker.model.mixture.names.index("popularity_now")
+    place = worker.model.mixture.names.index("latest_items")
     seven = int(worker.model.items.lookup(np.array([key64(7)]))[0])
     for learn in (True, False):
         shown = worker.learner.show(contexts, worker.learner.plan(contexts, learn=learn))
         view = worker.model.views(shown).all[place]
         p = view.score(shown.after_B.astype(np.int64), np.full((3, 1), seven, np.int32))[:, 0]
-        assert (p[1] > p[0]) == learn
-        assert (p[0] == p[1] == p[2]) == (not learn)
+        assert p[2] > p[0] or not learn
+        assert p[2] == p[0] or learn
