@@ -30,6 +30,11 @@ class Adam:
         self._variance = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._steps = np.zeros(len(self.parameters), np.int64)
 
+    @property
+    def steps(self) -> int:
+        """Steps taken so far, of the parameter that took most."""
+        return int(self._steps.max(initial=0))
+
     def clear(self) -> None:
         """Drop all gradients."""
         for parameter in self.parameters:

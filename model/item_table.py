@@ -17,23 +17,26 @@ if TYPE_CHECKING:
 INIT_SCALE = 0.1
 CONTEXT_SHARE = 0.7
 """Of a new item's start: the mean of its context times this, plus half the usual noise."""
-BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
+KEPT_PER_STEP, EPSILON = 0.99, 1e-8
+"""Of a row's mean square of gradients, in every step, whether the row had one or not."""
 
 
 class ItemTable:
     """Embedding [N, D] and bias [N] of every vocabulary row; free rows have bias -inf, so no softmax finds them.
 
-    The optimizer is Adam with one second moment per row (the idea of row-wise Adagrad, Gupta et al. 2014, with decay,
-    since a stream drifts), applied only to the rows that a step touched (lazy Adam); moments start clean with the row.
+    The optimizer is RMSprop (Tieleman and Hinton 2012) with one mean square per row (the idea of row-wise Adagrad, Gupta
+    et al. 2014). The mean is over all steps, also those in which the row had no gradient, so a row that is seldom
+    touched takes the larger steps; it is made up for when the row is touched again, so a step costs what it touches.
+    A row starts clean.
     """
 
     def __init__(self, dim: int, generator: torch.Generator) -> None:
         self.dim = dim
         self.weight = torch.zeros(0, dim)
         self.bias = torch.zeros(0)
-        self._momentum = torch.zeros(0, dim + 1)  # the last column belongs to the bias
-        self._variance = torch.zeros(0, 2)  # of the embedding as a whole, of the bias
-        self._steps = torch.zeros(0)
+        self._square = torch.zeros(0, 2)  # of the embedding as a whole, of the bias; as of the step `touched`
+        self._touched = torch.zeros(0, dtype=torch.int64)
+        self._step = 0
         self.reserve(1024)
         self.weight[UNKNOWN] = torch.randn(dim, generator=generator) * INIT_SCALE
 
@@ -45,9 +48,8 @@ class ItemTable:
         more = max(rows, 2 * have) - have
         self.weight = torch.cat([self.weight, torch.zeros(more, self.dim)])
         self.bias = torch.cat([self.bias, torch.full((more,), -torch.inf)])
-        self._momentum = torch.cat([self._momentum, torch.zeros(more, self.dim + 1)])
-        self._variance = torch.cat([self._variance, torch.zeros(more, 2)])
-        self._steps = torch.cat([self._steps, torch.zeros(more)])
+        self._square = torch.cat([self._square, torch.zeros(more, 2)])
+        self._touched = torch.cat([self._touched, torch.zeros(more, dtype=torch.int64)])
 
     def start(self, row: int, context: Sequence[int], generator: torch.Generator) -> None:
         """Give a newly admitted row its first embedding: near the mean of its context rows, where it has any.
@@ -66,7 +68,8 @@ class ItemTable:
         live = self.bias > -torch.inf
         self.weight[live] = torch.randn(int(live.sum()), self.dim, generator=generator) * INIT_SCALE
         self.bias[live] = 0.0
-        self._momentum.zero_(), self._variance.zero_(), self._steps.zero_()
+        self._square.zero_(), self._touched.zero_()
+        self._step = 0
 
     def take_over(self, other: ItemTable) -> None:
         """Take the rows of another table, older than this one, of the items that it knows."""
@@ -74,10 +77,11 @@ class ItemTable:
         live = torch.zeros(len(self.bias), dtype=torch.bool)
         live[: len(other.bias)] = other.bias > -torch.inf
         live[UNKNOWN] = True
-        mine = (self.weight, self.bias, self._momentum, self._variance, self._steps)
-        theirs = (other.weight, other.bias, other._momentum, other._variance, other._steps)
+        mine = (self.weight, self.bias, self._square, self._touched)
+        theirs = (other.weight, other.bias, other._square, other._touched)
         for to, of in zip(mine, theirs, strict=True):
             to[live] = of[live[: len(of)]]
+        self._step = max(self._step, other._step)  # this table may have begun to count again since
 
     def _is_live(self, row: int) -> bool:
         return row < len(self.bias) and bool(self.bias[row] > -torch.inf)
@@ -86,35 +90,34 @@ class ItemTable:
         """Clear rows: embedding, bias and optimizer state."""
         index = torch.tensor(list(rows), dtype=torch.long)
         self.weight[index], self.bias[index] = 0.0, -torch.inf
-        self._momentum[index], self._variance[index], self._steps[index] = 0.0, 0.0, 0.0
+        self._square[index], self._touched[index] = 0.0, 0
 
     def step(self, rows: Rows, gradient_UD: Tensor, bias_gradient_U: Tensor, learning_rate: float) -> None:
         """One optimizer step on distinct `rows` [U]."""
         index = torch.from_numpy(rows.astype(np.int64))
-        gradient = torch.cat([gradient_UD, bias_gradient_U[:, None]], dim=1)
-        square = torch.stack([gradient_UD.square().mean(dim=1), bias_gradient_U.square()], dim=1)
-        steps = self._steps[index] + 1.0
-        momentum = torch.lerp(gradient, self._momentum[index], BETA1)
-        variance = torch.lerp(square, self._variance[index], BETA2)
-        self._steps[index], self._momentum[index], self._variance[index] = steps, momentum, variance
-        scale = learning_rate / (1.0 - BETA1**steps)
-        root = (variance / (1.0 - BETA2**steps)[:, None]).sqrt() + EPSILON
-        self.weight[index] -= momentum[:, :-1] * (scale / root[:, 0])[:, None]
+        self._step += 1
+        keep = KEPT_PER_STEP ** (self._step - self._touched[index]).float()
+        now = torch.stack([gradient_UD.square().mean(dim=1), bias_gradient_U.square()], dim=1)
+        square = self._square[index] * keep[:, None] + (1.0 - KEPT_PER_STEP) * now
+        self._square[index], self._touched[index] = square, self._step
+        scale = learning_rate / ((square / (1.0 - KEPT_PER_STEP**self._step)).sqrt() + EPSILON)
+        self.weight[index] -= gradient_UD * scale[:, :1]
+        step_U = bias_gradient_U * scale[:, 1]
         live = rows != UNKNOWN
         if not live.all():
-            index, momentum, scale, root = (x[torch.from_numpy(live)] for x in (index, momentum, scale, root))
-        self.bias[index] -= momentum[:, -1] * (scale / root[:, 1])
+            index, step_U = index[torch.from_numpy(live)], step_U[torch.from_numpy(live)]
+        self.bias[index] -= step_U
 
     def state(self, rows: int) -> State:
         """Return the first `rows` rows."""
         self.reserve(rows)
-        names = {"weight": self.weight, "bias": self.bias, "momentum": self._momentum}
-        names |= {"variance": self._variance, "steps": self._steps}
-        return State({name: tensor[:rows].numpy().copy() for name, tensor in names.items()})
+        tensors = {"weight": self.weight, "bias": self.bias, "square": self._square, "touched": self._touched}
+        return State({name: tensor[:rows].numpy().copy() for name, tensor in tensors.items()}, {"step": self._step})
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
-        self.weight, self.bias, self._momentum, self._variance, self._steps = (
-            torch.from_numpy(state.arrays[name].copy()) for name in ("weight", "bias", "momentum", "variance", "steps")
+        self.weight, self.bias, self._square, self._touched = (
+            torch.from_numpy(state.arrays[name].copy()) for name in ("weight", "bias", "square", "touched")
         )
+        self._step = int(state.values["step"])
         self.reserve(max(1024, len(self.weight)))

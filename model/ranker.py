@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from model.vocabulary import Rows
 
 HIDDEN = 32
-LEARNING_RATE = 2e-3
+LEARNING_RATE, DECAY_STEPS, LEAST_RATE = 4e-3, 300, 1e-3
+"""The rate falls as (1 + step / DECAY_STEPS) ** -0.5, down to the least: a stream never ends."""
 BETAS = (0.9, 0.999)
 LARGE = 3e38
 PRIOR_EVENTS = 20.0
@@ -74,6 +75,11 @@ class Ranker:
             self.network = RankNetwork(*self._shape)
         self._optimizer = Adam(self.network.parameters(), BETAS)
 
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(max(LEAST_RATE, LEARNING_RATE * (1.0 + self._optimizer.steps / DECAY_STEPS) ** -0.5))
+
     def copy(self) -> Ranker:
         """Return another ranker in the same state."""
         other = Ranker(*self._shape, 0)
@@ -116,7 +122,7 @@ class Ranker:
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped; of a vector it would load sympy
         if not all(bool(p.grad.isfinite().all()) for p in self.network.parameters() if p.grad is not None):
             return False
-        self._optimizer.step(LEARNING_RATE)
+        self._optimizer.step(self.learning_rate)
         return True
 
     def _count(self, covered: Bool, buckets: Int64) -> None:

@@ -4,7 +4,7 @@ import torch
 from support import same_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.item_table import BETA1, BETA2, CONTEXT_SHARE, INIT_SCALE, ItemTable
+from model.item_table import CONTEXT_SHARE, INIT_SCALE, KEPT_PER_STEP, ItemTable
 from model.state import same
 
 DIM = 6
@@ -85,20 +85,51 @@ def test_a_step_touches_only_its_rows_and_never_the_bias_of_unknown():
     assert after["bias"][0] == -np.inf
 
 
-def test_the_step_is_adam_with_one_second_moment_per_row():
-    table = table_with(2)
-    weight, m, v = table.weight[1].double().numpy().copy(), np.zeros(DIM), 0.0
-    bias, bm, bv = 0.0, 0.0, 0.0
+def test_the_step_is_rmsprop_with_one_mean_square_per_row_over_all_steps():
+    """Row 1 has a gradient in every third step only; its mean square falls in the others too."""
+    table = table_with(3)
+    weight, square, bias, bias_square = table.weight[1].double().numpy().copy(), 0.0, 0.0, 0.0
     draw = np.random.default_rng(0)
-    for t in range(1, 6):
-        g, bg = draw.normal(size=DIM), draw.normal()
-        m, v = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * (g**2).mean()
-        bm, bv = BETA1 * bm + (1 - BETA1) * bg, BETA2 * bv + (1 - BETA2) * bg**2
-        weight -= 0.01 * (m / (1 - BETA1**t)) / np.sqrt(v / (1 - BETA2**t))
-        bias -= 0.01 * (bm / (1 - BETA1**t)) / np.sqrt(bv / (1 - BETA2**t))
-        table.step(np.array([1], np.int32), torch.tensor(g[None]).float(), torch.tensor([bg]).float(), 0.01)
+    for step in range(1, 14):
+        square, bias_square = KEPT_PER_STEP * square, KEPT_PER_STEP * bias_square
+        g, bg = draw.normal(size=(2, DIM)), draw.normal(size=2)
+        rows = [1, 2] if step % 3 == 0 else [2, 3]
+        if step % 3 == 0:
+            square += (1 - KEPT_PER_STEP) * (g[0] ** 2).mean()
+            bias_square += (1 - KEPT_PER_STEP) * bg[0] ** 2
+            mean_of = 1 - KEPT_PER_STEP**step
+            weight -= 0.01 * g[0] / np.sqrt(square / mean_of)
+            bias -= 0.01 * bg[0] / np.sqrt(bias_square / mean_of)
+        table.step(np.array(rows, np.int32), torch.tensor(g).float(), torch.tensor(bg).float(), 0.01)
     assert table.weight[1].numpy() == pytest.approx(weight, rel=1e-4, abs=1e-6)
     assert float(table.bias[1]) == pytest.approx(bias, rel=1e-4)
+
+
+def test_an_item_that_is_seldom_touched_takes_larger_steps():
+    table = table_with(3)
+    ones, one = torch.ones(1, DIM), torch.ones(1)
+    for step in range(400):
+        table.step(np.array([1], np.int32), ones, one, 0.01)
+        if step % 50 == 0:
+            table.step(np.array([2], np.int32), ones, one, 0.01)
+    before = table.weight[[1, 2]].clone()
+    for row in (1, 2):
+        table.step(np.array([row], np.int32), ones, one, 0.01)
+    often, seldom = (before - table.weight[[1, 2]])[:, 0].tolist()
+    assert seldom > 4 * often > 0
+
+
+def test_an_earlier_copy_returns_to_a_table_that_began_again():
+    """Rows taken over were touched at steps that the table has not come to since: their means must not grow."""
+    table = table_with(3)
+    steps(table, 200)
+    copy = ItemTable(DIM, generator())
+    copy.load(table.state(4))
+    table.restart(generator(2))
+    steps(table, 1)
+    table.take_over(copy)
+    steps(copy, 1), steps(table, 1)
+    assert same_state(copy.state(4), table.state(4))
 
 
 class LargestResult(TorchDispatchMode):

@@ -43,9 +43,8 @@ def test_an_evicted_row_is_clean_in_every_component():
     model.evict([row])
     table, counts = model.transformer.table.state(model.items.rows).arrays, model.popularity.state().arrays["count"]
     assert not table["weight"][row].any()
-    assert not table["momentum"][row].any()
-    assert not table["variance"][row].any()
-    assert table["steps"][row] == 0.0
+    assert not table["square"][row].any()
+    assert table["touched"][row] == 0
     assert table["bias"][row] == -np.inf
     assert counts[row] == 0.0
 

@@ -4,7 +4,7 @@ import torch
 from support import same_state
 
 from model.candidates import Candidates
-from model.ranker import LEARNING_RATE, MIXTURE_SCALE, Ranker, softmax_by_line
+from model.ranker import DECAY_STEPS, LEARNING_RATE, LEAST_RATE, MIXTURE_SCALE, Ranker, softmax_by_line
 
 FEATURES, MIXTURE = 5, 2
 
@@ -48,7 +48,8 @@ def test_a_step_is_adam_on_the_listwise_cross_entropy():
     one, candidates, target = ranker(), lists(), [0, -1, 1, 0, 1, -1]
     twin = ranker().network
     optimizer = torch.optim.Adam(twin.parameters(), lr=LEARNING_RATE)
-    for _ in range(3):
+    for step in range(3):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + step / DECAY_STEPS) ** -0.5
         learn(one, candidates, target)
         losses = []
         for state, column in enumerate(target):
@@ -61,6 +62,21 @@ def test_a_step_is_adam_on_the_listwise_cross_entropy():
         optimizer.step()
     for ours, theirs in zip(one.network.parameters(), twin.parameters(), strict=True):
         assert ours.detach().numpy() == pytest.approx(theirs.detach().numpy(), abs=1e-5)
+
+
+def test_steps_become_smaller_and_begin_again_with_the_network():
+    one, other, candidates = ranker(), ranker(), lists()
+    for _ in range(DECAY_STEPS):
+        learn(one, candidates, [0] * 6)
+    assert one.learning_rate == pytest.approx(LEARNING_RATE * 0.5**0.5)
+    other.load(one.state())
+    assert other.learning_rate == one.learning_rate
+    one.restart(3)
+    assert one.learning_rate == LEARNING_RATE
+    state = other.state()
+    state.arrays["optimizer.steps"][:] = 10**9
+    other.load(state)
+    assert other.learning_rate == LEAST_RATE
 
 
 def test_it_learns_what_the_mixture_does_not_know():
