@@ -38,7 +38,8 @@ def warm_up() -> None:
         staged = histories.stage([_event(next(numbers)) for _ in range(_EVENTS)])
         scores, predictions = predictor.predict(staged.contexts, exclude_seen=True)
         histories.apply(staged, predictions.keys_BK)
-        learner.learn(staged.contexts, scores, learner.plan(staged.contexts))
+        plan = learner.plan(staged.contexts)
+        learner.learn(staged.contexts, scores, plan, learner.left_out(plan))
 
 
 def _event(number: int) -> Event:

@@ -63,6 +63,13 @@ class DriftSettings(Section):
     new_normal_after_events: Count = Field(200_000, json_schema_extra=OPERATIONAL)
     """What has not recovered after so many events is the usual level from then on."""
 
+    segment: str = Field("", json_schema_extra=OPERATIONAL)
+    """Watch the log-loss per value of this feature too, such as `country`; `input.map` must map it. Empty: do not."""
+    max_segments: Annotated[int, Field(ge=1, le=63)] = Field(16, json_schema_extra=OPERATIONAL)
+    """Values that are watched each by itself; all others together are `other`."""
+    segment_events: Count = Field(1_000, json_schema_extra=OPERATIONAL)
+    """Events of a value before it is watched by itself."""
+
 
 class PolicySettings(Section):
     """What is done about drift. `incremental/policy.py` says which signal calls for which action."""
