@@ -2,8 +2,9 @@
 
 A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
 least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, is left out of
-learning, and of the signals that drift is looked for in, until that is no longer so. Where behaviour changes, everyone
-is hard to predict, and nobody stands out.
+learning, and of the signals that drift is looked for in, until that is no longer so. Just after a change of
+everything the window holds users who acted before it, beside whom those who act now stand out wrongly: the policy
+pauses the rule then.
 """
 
 from __future__ import annotations

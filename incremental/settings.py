@@ -78,8 +78,8 @@ class PolicySettings(Section):
     """Whether anything is done at all; without it drift is only reported."""
     cool_down_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
     """An action is not begun again within so many events of its last beginning."""
-    short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
-    """Let the counting memories forget faster for a while: no half-life is longer than ..."""
+    short_half_lives: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Let the quicker counting memories forget still faster for a while: their half-life is no longer than ..."""
     half_life_events: Positive = Field(100.0, json_schema_extra=OPERATIONAL)
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
@@ -106,6 +106,10 @@ class PolicySettings(Section):
     """Do not learn from users who act much and cost far more log-loss than others, such as bots: ..."""
     quarantine_above: Positive = Field(0.75, json_schema_extra=OPERATIONAL)
     """... by so many nats."""
+    pause_quarantine: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Learn from everyone after a change of everything, when whoever acts is hard to predict ..."""
+    pause_quarantine_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    """... during so many events."""
     roll_back: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Return to the weights from before an action where it made things worse: a copy of them goes on scoring ..."""
     champion_every_batches: Count = Field(16, json_schema_extra=OPERATIONAL)

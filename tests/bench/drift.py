@@ -32,7 +32,7 @@ ONCE = 1 << 40
 NO_ACTION = dict.fromkeys(
     (
         *("short_half_lives", "rehearse_recent", "boost_learning_rate", "restart_mixture", "restart_ranker"),
-        *("restart_items", "restart_heads", "quarantine", "roll_back"),
+        *("restart_items", "restart_heads", "quarantine", "pause_quarantine", "roll_back"),
     ),
     False,
 )
