@@ -20,6 +20,7 @@ from incremental.settings import PolicySettings
 from model.model import COMPONENTS
 
 SETTINGS = PolicySettings(
+    short_half_lives=True,
     cool_down_events=1000,
     half_life_events=50.0,
     half_life_for_events=100,
