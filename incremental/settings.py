@@ -86,7 +86,7 @@ class PolicySettings(Section):
     """... during so many events."""
     rehearse_recent: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Rehearse only windows that began after the alarm ..."""
-    rehearse_recent_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    rehearse_recent_for_events: Count = Field(4_000, json_schema_extra=OPERATIONAL)
     """... during so many events."""
     boost_learning_rate: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Raise the learning rate of the network ..."""
