@@ -54,8 +54,8 @@ class Adaptation:
         return over and "dismiss_champion" not in self._due
 
     def react(self, detections: Sequence[Detection]) -> list[Detection]:
-        """Note what is to be done about detections; return them with their actions."""
-        return [self._answer(detection) for detection in detections]
+        """Note what is to be done about alarms; return all records, alarms with their actions."""
+        return [self._answer(found) if found.is_alarm else found for found in detections]
 
     def order(self, action: Action) -> None:
         """Note that an action is due whatever the signals say."""

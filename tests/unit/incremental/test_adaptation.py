@@ -65,6 +65,11 @@ def test_an_alarm_begins_actions_that_last_and_fade():
     assert not any(active(plan_of(adaptation.measures(9, 1))).values())
 
 
+def test_the_record_of_a_recovery_is_told_as_it_is():
+    back = Detection(900, "recovered", "log_loss", 8.0, 6.0, "after 400 events")
+    assert Adaptation(SETTINGS).react([back]) == [back]
+
+
 def test_after_a_change_of_everything_everyone_is_learned_from_for_a_while():
     settings = SETTINGS.model_copy(update={"pause_quarantine_for_events": 100})
     adaptation = Adaptation(settings)
