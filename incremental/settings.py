@@ -78,17 +78,17 @@ class PolicySettings(Section):
     """Whether anything is done at all; without it drift is only reported."""
     cool_down_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
     """An action is not begun again within so many events of its last beginning."""
-    short_half_lives: bool = Field(False, json_schema_extra=OPERATIONAL)
+    short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Let the quicker counting memories forget still faster for a while: their half-life is no longer than ..."""
-    half_life_events: Positive = Field(100.0, json_schema_extra=OPERATIONAL)
+    half_life_events: Positive = Field(200.0, json_schema_extra=OPERATIONAL)
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    rehearse_recent: bool = Field(True, json_schema_extra=OPERATIONAL)
+    rehearse_recent: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Rehearse only windows that began after the alarm ..."""
-    rehearse_recent_for_events: Count = Field(4_000, json_schema_extra=OPERATIONAL)
+    rehearse_recent_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    boost_learning_rate: bool = Field(True, json_schema_extra=OPERATIONAL)
+    boost_learning_rate: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Raise the learning rate of the network ..."""
     learning_rate_factor: Annotated[float, Field(ge=1.0, le=10.0)] = Field(1.5, json_schema_extra=OPERATIONAL)
     """... to so many times what it is, at first ..."""

@@ -49,7 +49,7 @@ def abrupt():
 def test_an_abrupt_change_is_seen_at_once_and_not_before(abrupt):
     assert abrupt["alarms_before"] == []
     assert abrupt["delay"] <= figures.DELAYS["b"]
-    assert any("rehearse_recent" in alarm["action"] for alarm in abrupt["alarms"])
+    assert any("short_half_lives" in alarm["action"] for alarm in abrupt["alarms"])
 
 
 def test_the_policy_loses_fewer_hits_than_learning_alone(abrupt):

@@ -464,7 +464,7 @@ def test_what_the_policy_did_is_redone_from_the_journal(stream):
     plans = [decode(record.value).plan for record in stream.log.records("journal")]
     acted = next(number for number, plan in enumerate(plans) if plan.actions)
     assert plans[acted].actions == ("keep_champion", *NEW_WORLD, "restart_type_head")
-    assert plans[acted + 1].learning_rate_factor > 1.0
+    assert plans[acted + 1].half_life_events > 0.0
     assert stream.parts.learner.champion is not None
     assert_same(as_run(stream), stream.parts)
     other = small_settings(policy={"enabled": False})

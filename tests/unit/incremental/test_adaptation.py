@@ -21,6 +21,7 @@ from model.model import COMPONENTS
 
 SETTINGS = PolicySettings(
     short_half_lives=True,
+    rehearse_recent=True,
     cool_down_events=1000,
     half_life_events=50.0,
     half_life_for_events=100,
