@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from consumer.begin import begin_from
+from consumer.begin import begin_as_journalled, begin_from
 from consumer.errors import StateError
 from consumer.journal import Journal
 from consumer.ports import TopicPartition
@@ -54,14 +54,14 @@ def replay_as_run(
 ) -> int:
     """Redo a lineage's journal into fresh `parts`; returns the number of micro-batches.
 
-    Begins cold where the journal is whole, else from the oldest snapshot kept. Raises StateError where neither fits, and
+    Begins as the lineage did where the journal is whole, else from the oldest snapshot kept. Raises StateError where neither fits, and
     where micro-batch `to_batch` is not there.
     """
     journal = Journal(past, TopicPartition(settings.topics.journal, settings.topics.journal_partition), parts.lineage)
     first, last, skipped = _look_through(journal)
     _check_settings(snapshots)
     if first == 1:
-        _begin_cold(journal, parts, settings, wanted.init)
+        _begin_with_the_journal(journal, parts, snapshots, settings, wanted.init)
     else:
         _begin_from_oldest(snapshots, parts, first)
     last = max(last, parts.batch)
@@ -108,12 +108,17 @@ def _readable(snapshots: Snapshots) -> Iterator[Snapshot]:
             yield snapshot
 
 
-def _begin_cold(journal: Journal, parts: Parts, settings: Settings, init: str | Path | None) -> None:
+def _begin_with_the_journal(
+    journal: Journal, parts: Parts, snapshots: Snapshots, settings: Settings, init: str | Path | None
+) -> None:
+    """Begin as the first entry says: cold, or from a snapshot."""
     begun_from = next(iter(journal.everything())).entry.begun_from
     if begun_from is None and init is not None:
         raise StateError("this lineage began cold: leave --init away")
-    if begun_from is not None and (init is None or begin_from(parts, init, settings) != begun_from):
-        raise StateError("this lineage began from a snapshot: name the folder with that one with --init")
+    if begun_from is not None and init is None:
+        begin_as_journalled(parts, snapshots, begun_from)
+    elif begun_from is not None and init is not None and begin_from(parts, init, settings) != begun_from:
+        raise StateError("this lineage began from another snapshot: name the folder with that one with --init")
 
 
 def _begin_from_oldest(snapshots: Snapshots, parts: Parts, first: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,19 +121,21 @@ class PartitionHistories:
 
     def state(self) -> State:
         """Return all users, the longest unseen first."""
-        users = list(self._users.values())
-        length = np.array([user.length for user in users], np.int64)
-        events = self._pool.read_all([user.place for user in users], length)
+        users, count = list(self._users.values()), len(self._users)
+        length = np.fromiter((user.length for user in users), np.int64, count)
+        places = np.fromiter(chain.from_iterable(user.place for user in users), np.int64, 2 * count)
+        events = self._pool.read_all(places.reshape(-1, 2), length)
         emitted = b"".join([user.emitted or NOTHING_EMITTED for user in users])
-        ids = [user.recent_ids for user in users]
+        recent_count = np.fromiter((len(user.recent_ids) for user in users), np.int32, count)
+        recent_ids = chain.from_iterable(user.recent_ids for user in users)
         arrays = {
             **events._asdict(),
-            "users": np.array(list(self._users), np.int64),
+            "users": np.fromiter(self._users, np.int64, count),
             "length": length.astype(np.int32),
-            "session": np.array([user.session_key for user in users], np.int64),
+            "session": np.fromiter((user.session_key for user in users), np.int64, count),
             "emitted": np.frombuffer(emitted, np.int64).reshape(-1, LIST_LENGTH),
-            "recent_count": np.array([len(line) for line in ids], np.int32),
-            "recent_ids": np.array([key for line in ids for key in line], np.int64),
+            "recent_count": recent_count,
+            "recent_ids": np.fromiter(recent_ids, np.int64, int(recent_count.sum())),
         }
         return State(arrays)
 
@@ -208,6 +211,7 @@ class Stage:
         self._limit, self._rules, self._partitions, self._rewound = settings.length, rules, partitions, rewound
         self._additions: dict[tuple[TopicPartition, int], Addition] = {}
         self._row_of: list[tuple[Addition, int, int]] = []  # addition, its events [first, ...) and their number
+        self._moments: list[list[int]] = []  # of each row's states: events of the micro-batch before each
         self._row_B: list[int] = []
         self._kept_B: list[int] = []  # place among the row's new events after this event was seen
         self._learn_B: list[bool] = []
@@ -231,8 +235,10 @@ class Stage:
         return found
 
     def _begin_row(self, addition: Addition) -> None:
+        moment = self._moments[addition.rows[-1]][-1] if addition.rows else len(self._row_B)
         addition.rows.append(len(self._row_of))
         self._row_of.append((addition, len(addition.events), 0))
+        self._moments.append([moment])
 
     def _add(self, index: int, event: Event) -> None:
         addition = self._addition(event)
@@ -246,6 +252,7 @@ class Stage:
             self._keep(addition, event)
             owner, first, count = self._row_of[row]
             self._row_of[row] = (owner, first, count + 1)
+            self._moments[row].append(index + 1)
         self._row_B.append(row)
         self._kept_B.append(self._row_of[row][2])
         self._learn_B.append(keep)
@@ -324,6 +331,8 @@ class Stage:
             tuple(event.item_id for event in events),
             tuple(event.event_type for event in events),
             self._emitted(before_B, row_B, state_position_Q.astype(np.int32), new_R),
+            np.array([moment for moments in self._moments for moment in moments], np.int32),
+            np.zeros(len(events), np.bool_),
         )
 
     def _emitted(self, before_B: Int32, row_B: Int32, position_Q: Int32, new_R: Int32) -> Int64:

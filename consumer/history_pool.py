@@ -113,12 +113,12 @@ class SequencePool:
         """Return a stored sequence."""
         return self._classes[place[0]].read(place[1], length)
 
-    def read_all(self, places: list[tuple[int, int]], lengths: Int64) -> Sequence:
-        """Return many sequences, one behind the other, without a step per sequence: this is what a snapshot waits for."""
+    def read_all(self, places: Int64, lengths: Int64) -> Sequence:
+        """Return many sequences by their places [n, 2], one behind the other, without a step per sequence: this is what a snapshot waits for."""
         starts = np.concatenate([[0], np.cumsum(lengths)])
         total = int(starts[-1])
         out = Sequence(np.zeros(total, np.int64), np.zeros(total, np.int64), np.zeros(total), np.zeros(total, np.bool_))
-        class_of, row_of = np.array(places, np.int64).reshape(-1, 2).T
+        class_of, row_of = places.T
         for index, size in enumerate(self._classes):
             mine = np.flatnonzero(class_of == index)
             inside = np.arange(size.width) < lengths[mine][:, None]

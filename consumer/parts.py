@@ -6,7 +6,7 @@ Live micro-batches, recovery and `--as-run` all go through these two, so they co
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from incremental.degradation import RECOVERED
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from incremental.plan import active
-from incremental.quarantine import among
+from incremental.quarantine import NOBODY, among, hidden_users
 from model.model import Model
 from model.predictor import Predictor
 from model.state import State
@@ -120,6 +120,7 @@ class Parts:
             return Considered(ranges, events, rejected, reasons, plan or self.learner.plan_nothing(), None)
         staged = self.histories.stage(events)
         plan = plan or self.learner.plan(staged.contexts, learn=learns)
+        staged = replace(staged, contexts=self.learner.show(staged.contexts, plan))
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
         require_sound_predictions(scores, predictions)
         return Considered(ranges, events, rejected, reasons, plan, Scored(staged, scores, predictions))
@@ -139,7 +140,7 @@ class Parts:
             self.unsent = []
             return self.learner.pass_over(plan)
         contexts = scored.staged.contexts
-        left_out = self.learner.left_out(plan)
+        left_out = hidden_users(contexts) if plan.learn else NOBODY
         found = self.evaluation.update(
             contexts,
             scored.scores,

@@ -1,7 +1,7 @@
 """The worker's loop, one micro-batch at a time: the whole of Tidemill in one function, `Pipeline.step`.
 
-Test, then train: every event is scored by the state at the start of its micro-batch, then learned. Outputs leave
-before learning starts. The commit is the only decision point: before it nothing has changed, after it everything can be
+Test, then train: every event is scored by the state at the start of its micro-batch and what had happened by then in
+the micro-batch itself, then learned. Outputs leave before learning starts. The commit is the only decision point: before it nothing has changed, after it everything can be
 redone. A known abort leaves memory as it was, and the same records are read again; whatever else ends a commit takes
 the one recovery path (`consumer.recovery`).
 """
@@ -91,7 +91,7 @@ class Pipeline:
         take_back = parts.before_reading()
         considered = parts.consider(batch.records, batch.ranges, learns=self.learns)  # changes nothing else
         parts.dead_letter_limit.check(considered.reasons)  # too many bad records: nothing of them is committed
-        self._took("predict")
+        predict_s = self._took("predict")
         outputs = self._outputs(considered)
         self._took("encode")
         if not self._commit(outputs, batch, take_back):  # ONE transaction: predictions, dead letters, journal, offsets
@@ -99,10 +99,10 @@ class Pipeline:
         self._took("commit")
         parts.keep(considered)  # from here on: only what is committed
         learned = parts.learn(considered)  # what predicts changes only in here
-        self._took("learn")
+        learn_s = self._took("learn")
         self._account(batch, considered, learned)
         if self.upkeep is not None:
-            self.upkeep.after_step()
+            self.upkeep.after_step(predict_s + learn_s)  # what a restart would have to do again
         self._took("snapshot")
         return StepReport(
             len(batch.records), len(considered.events), len(considered.rejected), True, learned, tuple(parts.unsent)
@@ -218,11 +218,13 @@ class Pipeline:
         if self.upkeep is not None:
             self.upkeep.enter(phase)
 
-    def _took(self, stage: str) -> None:
+    def _took(self, stage: str) -> float:
+        """End a stage; returns its seconds."""
         now = self.clock.monotonic()
-        self.parts.metrics.observe_step(stage, now - self._lap)
-        self.stage_s[stage] += now - self._lap
-        self._lap = now
+        seconds, self._lap = now - self._lap, now
+        self.parts.metrics.observe_step(stage, seconds)
+        self.stage_s[stage] += seconds
+        return seconds
 
 
 def entry_of(lineage: str, considered: Considered, notes: Notes) -> Entry:

@@ -137,8 +137,11 @@ class SnapshotSettings(Section):
     """A folder, made when it is missing; or a URL such as s3://bucket/prefix, for workers on several hosts."""
     keep: Count = Field(3, json_schema_extra=OPERATIONAL)
     """Newest snapshots kept."""
-    every_s: Positive = Field(10.0, json_schema_extra=OPERATIONAL)
-    """Save this often, in the background; also when the worker stops. What came after is redone from the journal."""
+    redo_s: Positive = Field(1.5, json_schema_extra=OPERATIONAL)
+    """Save, in the background, when redoing what came after the last snapshot would take this long; but not so often
+    that saving takes more than a tenth of the time."""
+    every_s: Positive = Field(30.0, json_schema_extra=OPERATIONAL)
+    """Save at least this often where there is something new; a snapshot that failed is tried again after this time."""
 
 
 class RecoverySettings(Section):

@@ -1,4 +1,8 @@
-"""Writes snapshots in the background: the loop copies, a thread writes, and at most one write is under way."""
+"""Writes snapshots in the background: the loop copies, a thread writes, and at most one write is under way.
+
+When to save is decided by what a restart would cost: small micro-batches take as long to redo as they took to do, so a
+clock alone would let a quiet stream, cut into many of them, come back later than a busy one.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,13 @@ if TYPE_CHECKING:
 
     from consumer.metrics import Metrics
     from consumer.ports import Clock
+    from consumer.settings import SnapshotSettings
     from consumer.snapshots import Image, Snapshots
 
 log = structlog.get_logger()
+
+SHARE = 0.1
+"""Of the time, at most, goes into snapshots that only make a restart shorter."""
 
 
 class SnapshotWriter:
@@ -27,10 +35,18 @@ class SnapshotWriter:
     """
 
     def __init__(
-        self, snapshots: Snapshots, metrics: Metrics, clock: Clock, on_saved: Callable[[], None] | None = None
+        self,
+        snapshots: Snapshots,
+        settings: SnapshotSettings,
+        metrics: Metrics,
+        clock: Clock,
+        on_saved: Callable[[], None] | None = None,
     ) -> None:
         self.snapshots = snapshots
+        self._redo_s, self._every_s = settings.redo_s, settings.every_s
         self._metrics, self._clock, self._on_saved = metrics, clock, on_saved
+        self._stepped_s = 0.0  # what came after the snapshot of `batch` took
+        self._pause_s = 0.0  # after the last one was begun, before the next one for the sake of `redo_s`
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._writing: Future[int] | None = None
         self._begun_at = clock.monotonic()
@@ -39,15 +55,22 @@ class SnapshotWriter:
     def holds(self, batch: int) -> None:
         """Memory is as of this micro-batch, and so is the newest snapshot."""
         self._begun_at, self.batch = self._clock.monotonic(), batch
+        self._stepped_s = 0.0
 
     def overdue(self) -> None:
         """The newest snapshot is older than is known here: the next one must not wait."""
         self._begun_at = float("-inf")
 
-    @property
-    def age_s(self) -> float:
-        """Seconds since the last write was begun."""
-        return self._clock.monotonic() - self._begun_at
+    def stepped(self, seconds: float) -> None:
+        """One more micro-batch that is not in the snapshot, and what it takes to redo it."""
+        self._stepped_s += seconds
+
+    def due(self) -> bool:
+        """Whether a snapshot should be begun now."""
+        if self.busy:
+            return False
+        age_s = self._clock.monotonic() - self._begun_at
+        return age_s >= self._every_s or (self._stepped_s >= self._redo_s and age_s >= self._pause_s)
 
     @property
     def busy(self) -> bool:
@@ -57,7 +80,7 @@ class SnapshotWriter:
     def write(self, image: Image) -> None:
         """Begin to write; waits for the write before it, where that has not ended."""
         self.look(wait=True)
-        self._begun_at, self.batch = self._clock.monotonic(), image.batch
+        self.holds(image.batch)
         self._writing = self._pool.submit(self.snapshots.save, image)
 
     def look(self, *, wait: bool = False) -> bool:
@@ -70,8 +93,10 @@ class SnapshotWriter:
         except (StateError, TransientError, AccessError) as error:
             log.error("snapshot failed", reason=str(error), batch=self.batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
+            self._pause_s = self._every_s
             return False
         seconds = self._clock.monotonic() - self._begun_at
+        self._pause_s = seconds / SHARE
         self._metrics.snapshot(seconds, size)
         log.info("snapshot saved", batch=self.batch, bytes=size, seconds=round(seconds, 2))
         if self._on_saved is not None:

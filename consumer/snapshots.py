@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 PREFIX = "snapshot-"
 WORKER = "worker"
@@ -137,8 +137,8 @@ class Snapshots:
         1. The parts are written, each durably.
         2. The manifest is written: from now on it is a snapshot.
         3. Snapshots beyond the number kept go, each beginning with its manifest, and so does what a killed process left
-           unfinished. With `keep_gains` those stay that were made because a partition was gained: a journal that is kept
-           whole needs them when the snapshot is gone that the histories came from.
+           unfinished. With `keep_gains` those stay that were made because a partition was gained, or the lineage began
+           with what others had learned: a journal that is kept whole needs them when the others' snapshot is gone.
 
         Raises StateError where the store refuses; an unfinished snapshot has no manifest and counts for nothing.
         """
@@ -187,17 +187,19 @@ class Snapshots:
     def _drop_old(self, newest: str) -> None:
         whole = self.names()
         for old in whole[: -self._keep]:
-            if not (self._keep_gains and self._is_of_gain(old)):
+            if not (self._keep_gains and self._is_needed(old)):
                 self._drop(old)
         files = self.store.names(f"{self.lineage}/{PREFIX}")
         for unfinished in sorted({file.rpartition("/")[0] for file in files} - {*whole, newest}):
             self._drop(unfinished)
 
-    def _is_of_gain(self, name: str) -> bool:
+    def _is_needed(self, name: str) -> bool:
+        """Whether a journal that is kept whole needs it: another worker's snapshot that is gone lives on in it."""
         try:
-            return any(gain[2] is not None for gain in self.open(name).notes.get("gains", ()))
+            notes = self.open(name).notes
         except StateError:
             return False
+        return notes.get("begun_from") is not None or any(gain[2] is not None for gain in notes.get("gains", ()))
 
     def _drop(self, name: str) -> None:
         self.store.delete(f"{name}/{MANIFEST}")

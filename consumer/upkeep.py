@@ -72,17 +72,21 @@ class Upkeep:
         """The journal entry is written: its notes are history."""
         self._recovery.notes = Notes()
 
-    def after_step(self) -> None:
-        """Save where it is time to."""
-        self._writer.look()
-        if self._writer.age_s >= self._settings.snapshot.every_s and not self._writer.busy:
-            self.save()
+    def after_step(self, redo_s: float) -> None:
+        """Note what it would take to redo the step, and save where it is time to."""
+        self._writer.stepped(redo_s)
+        self._save_where_due()
 
     def idle(self) -> None:
         """Nothing was read: a good moment to save, where there is something new."""
         if self._parts.batch != self._writer.batch:
-            self.after_step()
+            self._save_where_due()
         self._writer.look()
+
+    def _save_where_due(self) -> None:
+        self._writer.look()
+        if self._writer.due():
+            self.save()
 
     def begin_anew(self) -> None:
         """Begin a new lineage at this moment: a snapshot, and nothing of what was before it.

@@ -36,10 +36,11 @@ def warm_up() -> None:
     numbers = count()
     for _ in range(_BATCHES):
         staged = histories.stage([_event(next(numbers)) for _ in range(_EVENTS)])
-        scores, predictions = predictor.predict(staged.contexts, exclude_seen=True)
-        histories.apply(staged, predictions.keys_BK)
         plan = learner.plan(staged.contexts)
-        learner.learn(staged.contexts, scores, plan, learner.left_out(plan))
+        contexts = learner.show(staged.contexts, plan)
+        scores, predictions = predictor.predict(contexts, exclude_seen=True)
+        histories.apply(staged, predictions.keys_BK)
+        learner.learn(contexts, scores, plan, learner.left_out(plan))
 
 
 def _event(number: int) -> Event:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from consumer.begin import begin_from
+from consumer.begin import begin_as_journalled, begin_from, begin_from_group
 from consumer.errors import AccessError, Fenced, TransientError, UnknownOutcome, VoidStateError
+from consumer.journal import Journal
 from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
@@ -72,22 +73,42 @@ class Worker:
         self._snapshots = snapshots
         self._recovery = Recovery(settings, parts, snapshots, clock, self._journal)
         self._watchdog = watchdog or Watchdog(clock)
-        self._writer = SnapshotWriter(snapshots, parts.metrics, clock, self._trim)
+        self._writer = SnapshotWriter(snapshots, settings.snapshot, parts.metrics, clock, self._trim)
         self._failures = 0
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
 
     def start(self, init: str | Path | None = None) -> Pipeline:
-        """Steps 1 to 3 of recovery; returns the pipeline that goes on from there."""
+        """Steps 1 to 3 of recovery; returns the pipeline that goes on from there.
+
+        A lineage without a snapshot begins where `init` says, as its journal says, or with what its group has learned.
+        """
         self.doors = self._open()  # 1
-        if self._recovery.load() is None and init is not None:  # 2
-            self._recovery.notes.begun_from = begin_from(self.parts, init, self._settings)
+        is_new = self._recovery.load() is None  # 2
+        if is_new:
+            self._recovery.notes.begun_from = self._begin(init)
         saved = self.parts.batch
         self._redo()  # 3
         self._writer.holds(saved)
         if self.parts.batch != saved:  # or a worker that dies often would have more to redo each time
             self._writer.overdue()
-        return self._connect()
+        begun_from = self._recovery.notes.begun_from
+        pipeline = self._connect()
+        if is_new and begun_from is not None:
+            self.save()  # what it began from may go: others drop their snapshots
+        return pipeline
+
+    def _begin(self, init: str | Path | None) -> str | None:
+        """Take over what a lineage without a snapshot begins from; returns the SHA-256 of that manifest."""
+        if init is not None:
+            return begin_from(self.parts, init, self._settings)
+        journal = Journal(self._open_doors().past, self._journal, self.parts.lineage)
+        first = next(iter(journal.everything()), None)
+        if first is None:
+            return begin_from_group(self.parts, self._snapshots, self._settings)
+        if first.entry.begun_from is not None:
+            begin_as_journalled(self.parts, self._snapshots, first.entry.begun_from)
+        return first.entry.begun_from
 
     def _redo(self) -> None:
         doors = self._open_doors()

@@ -133,6 +133,11 @@ class Learner:
         """Return the keys of the users that are in quarantine in the micro-batch of a plan."""
         return self.quarantine.users(plan.quarantine_above)
 
+    def show(self, contexts: Contexts, plan: LearnPlan) -> Contexts:
+        """Let the states of a micro-batch look at those of its events that will be learned: none where nothing is."""
+        shown_B = contexts.learn_B & ~among(contexts.event_user_B, self.left_out(plan))
+        return replace(contexts, shown_B=shown_B & plan.learn)
+
     def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:
         """Compare the copy that is kept, do what was ordered, and judge when it is time."""
         adaptation = self.adaptation
@@ -182,6 +187,7 @@ class Learner:
         scored = kept[~contexts.first_B[kept]]
         before = contexts.before_B[scored].astype(np.int64)
         model.own_items.learn(scores.views.own_items, before, scores.target_B[scored])
+        model.latest_items.learn(scores.views.latest_items, before, scores.target_B[scored])
         model.mixture.learn(scores.p_BM[kept], scores.bucket_B[kept])
         model.calibrator.learn(scores.top_raw_B[kept], scores.rank_B[kept] == 0)
         types = model.types.lookup(contexts.event_type_B[kept]).astype(np.int64)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.arrays import pairs
 from model.sequences import Sequences, gaps
 from model.state import State
 
@@ -145,9 +146,9 @@ class Rehearsal:
         arrays = {name: getattr(self, f"_{name}")[:n].copy() for name in (*COLUMNS, "length", "first", "user")}
         stale = np.arange(self._width) >= arrays["length"][:, None]
         for name in ("items", "types", "opens"):
-            arrays[name][stale] = 0
-        arrays["times"][stale] = np.nan
-        arrays["open"] = np.array(sorted(self._open.items()), np.int64).reshape(-1, 2)
+            np.copyto(arrays[name], np.zeros((), arrays[name].dtype), where=stale)
+        np.copyto(arrays["times"], np.nan, where=stale)
+        arrays["open"] = pairs(self._open)
         return State(arrays, {"made": self._made})
 
     def load(self, state: State) -> None:

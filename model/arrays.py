@@ -1,11 +1,14 @@
-"""Arrays that grow by rows."""
+"""Arrays that grow by rows, and dictionaries of numbers as arrays."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -25,3 +28,11 @@ def extended(array: npt.NDArray[Scalar], rows: int) -> npt.NDArray[Scalar]:
     longer = np.zeros((rows, *array.shape[1:]), array.dtype)
     longer[: len(array)] = array
     return longer
+
+
+def pairs(table: Mapping[int, int]) -> npt.NDArray[np.int64]:
+    """Return the keys and values of a dictionary, [n, 2], by key; a snapshot waits for it, so without a step per pair."""
+    keys = np.fromiter(table.keys(), np.int64, len(table))
+    values = np.fromiter(table.values(), np.int64, len(table))
+    order = np.argsort(keys)
+    return np.stack([keys[order], values[order]], axis=1)

@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model.compiled import compiled
+from model.item_statistics import note
+from model.stream import stream_of
 
 if TYPE_CHECKING:
-    from model.contexts import Bool, Contexts, Float64, Int32, Int64
-    from model.item_statistics import ItemStatistics
+    from model.contexts import Bool, Contexts, Int32, Int64
+    from model.item_statistics import ItemStatistics, Statistics
     from model.smoothing import Probability
+    from model.stream import Stream
     from model.vocabulary import Rows
 
 Features = npt.NDArray[np.float32]
@@ -73,7 +76,11 @@ def features(
     summits: Int64,
 ) -> Features:
     """Return the features [Q, C, M + 1 + FIXED]; `summits` are the components whose largest probability is one."""
-    count, user, last = statistics.read()
+    stream = stream_of(contexts, statistics.items)
+    shown_R = np.zeros(
+        len(contexts.user_R), np.bool_
+    )  # whose new events are counted by the time of the states after them
+    shown_R[contexts.event_row_B[contexts.shown_B]] = True
     components = p_QCM.shape[2]
     out = np.zeros((*rows_QC.shape, components + 1 + FIXED), np.float32)
     out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
@@ -84,14 +91,13 @@ def features(
         rows_RT,
         contexts.session_RT,
         contexts.user_R,
-        contexts.new_R,
+        np.where(shown_R, contexts.length_R, contexts.new_R),
         contexts.state_row_Q,
         contexts.state_position_Q,
         rows_QC,
-        count,
-        user,
-        last,
+        statistics.read(),
         statistics.events,
+        stream,
         out[:, :, components + 1 :],
     )
     p_QM = p_QCM[:, :, summits].max(axis=1, initial=0.0)
@@ -104,25 +110,30 @@ def describe(
     rows_RT: Rows,
     opens_RT: Bool,
     user_R: Int64,
-    new_R: Int32,
+    counted_R: Int32,
     row_Q: Int32,
     position_Q: Int32,
     rows_QC: Rows,
-    count: Float64,
-    last_user: Int64,
-    last: Int64,
-    now: int,
+    statistics: Statistics,
+    events: int,
+    stream: Stream,
     out: Features,
 ) -> None:
     """Fill in what the history and the statistics say of each candidate.
 
     0-3 one-hot of the copy lag · 4 its logarithm · 5 times in the session · 6 times in the history · 7 age · 8 count ·
-    9 length of the history · 10 length of the session · the rest is left to the caller.
+    9 length of the history · 10 length of the session · the rest is left to the caller. Counts and ages are as of the
+    state's moment; of each row the events before `counted_R` are among them. `statistics` are changed.
     """
+    count, last_user, last = statistics
     lag_of = np.full(len(count), -1, np.int32)
     in_session, in_history = np.zeros(len(count), np.int32), np.zeros(len(count), np.int32)
     learned = np.zeros(len(count), np.int32)
-    for state in range(len(row_Q)):
+    known, increment = 0, 1.0
+    for state in stream.order_Q:
+        more = stream.known_Q[state]
+        increment = note(stream.rows_V[known:more], stream.users_V[known:more], events + known, increment, statistics)
+        known, now = more, events + more
         line, latest = row_Q[state], position_Q[state]
         session, length = True, 0
         for lag in range(latest + 1):
@@ -133,7 +144,7 @@ def describe(
             if session:
                 length += 1
                 in_session[item] += 1
-                if latest - lag < new_R[line]:
+                if latest - lag < counted_R[line]:
                     learned[item] += 1
                 session = not opens_RT[line, latest - lag]
         for column in range(rows_QC.shape[1]):
@@ -148,7 +159,7 @@ def describe(
             out[state, column, 6] = np.log(1.0 + in_history[item])
             seen = last[item, 1] if last_user[item] == user_R[line] else last[item, 0]
             out[state, column, 7] = 0.2 * np.log(1.0 + now - seen) - 1.0
-            out[state, column, 8] = 0.3 * np.log(1.0 + max(0.0, count[item] - learned[item])) - 1.0
+            out[state, column, 8] = 0.3 * np.log(1.0 + max(0.0, count[item] / increment - learned[item])) - 1.0
             out[state, column, 9] = 0.5 * np.log(1.0 + latest + 1)
             out[state, column, 10] = 0.5 * np.log(1.0 + length)
         for lag in range(latest + 1):

@@ -40,6 +40,9 @@ class Contexts:
     `item_ids_B` and `type_names_B` are the ids behind the keys, for admission to the vocabularies. `emitted_BK` are
     the keys of the items last published for the user in an earlier micro-batch, best first; a line of zeros where
     there are none, or where the user's previous event is in this micro-batch.
+
+    A state's *moment* is the number of events of this micro-batch, of all users, that had come by then: `moment_Q`. Of
+    those it may look at the events in `shown_B`. None are shown until it is decided that they will be learned.
     """
 
     items_RT: Int64
@@ -64,6 +67,8 @@ class Contexts:
     item_ids_B: tuple[str | int, ...]
     type_names_B: tuple[str, ...]
     emitted_BK: Int64
+    moment_Q: Int32
+    shown_B: Bool
 
     @property
     def events(self) -> int:

@@ -6,7 +6,7 @@ had looks fresh while learning, and not where the state is frozen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,17 @@ HALF_LIFE_EVENTS = 500_000.0
 RENORMALISE_ABOVE = 1e100
 
 
+GROWTH = 2.0 ** (1.0 / HALF_LIFE_EVENTS)
+
+
+class Statistics(NamedTuple):
+    """What is known of each item, by vocabulary row."""
+
+    counted: Float64  # [N], times the increment
+    user: Int64  # [N]: who had it last
+    last: Int64  # [N, 2]: number of that event; of the latest by somebody else; 0: never
+
+
 class ItemStatistics:
     """Decayed counts and the latest events of every item, by vocabulary row."""
 
@@ -37,19 +48,19 @@ class ItemStatistics:
         self._user = np.zeros(1024, np.int64)  # who had it last
         self._last = np.zeros((1024, 2), np.int64)  # number of that event; of the latest by somebody else; 0: never
 
-    def read(self) -> tuple[Float64, Int64, Int64]:
-        """Return count [N], the last user [N] and the event numbers [N, 2]."""
+    def read(self) -> Statistics:
+        """Return a copy of what is known now."""
         height = self.items.rows
         count = fit(self._count, height) / self._increment
-        return count, fit(self._user, height), fit(self._last, height)
+        return Statistics(count, fit(self._user, height).copy(), fit(self._last, height).copy())
 
     def learn(self, contexts: Contexts, kept: Int64) -> None:
         """Count some events of a micro-batch, in stream order."""
         height = self.items.rows
         self._count, self._user, self._last = fit(self._count, height), fit(self._user, height), fit(self._last, height)
         rows, users = self.items.lookup(contexts.event_item_B[kept]), contexts.event_user_B[kept]
-        growth = 2.0 ** (1.0 / HALF_LIFE_EVENTS)
-        self._increment = note(rows, users, self.events, self._increment, growth, self._count, self._user, self._last)
+        known = Statistics(self._count, self._user, self._last)
+        self._increment = note(rows, users, self.events, self._increment, known)
         self.events += len(kept)
         if self._increment > RENORMALISE_ABOVE:
             self._count /= self._increment
@@ -80,23 +91,14 @@ class ItemStatistics:
 
 
 @compiled
-def note(
-    rows: Rows,
-    users: Int64,
-    events: int,
-    increment: float,
-    growth: float,
-    count: Float64,
-    last_user: Int64,
-    last: Int64,
-) -> float:
-    """Count events; returns the increment after the last."""
+def note(rows: Rows, users: Int64, events: int, increment: float, known: Statistics) -> float:
+    """Count events, `events` of which came before; returns the increment after the last."""
     for index in range(len(rows)):
         row = rows[index]
         if row != 0:
-            count[row] += increment
-            if last_user[row] != users[index]:
-                last[row, 1], last_user[row] = last[row, 0], users[index]
-            last[row, 0] = events + index + 1
-        increment *= growth
+            known.counted[row] += increment
+            if known.user[row] != users[index]:
+                known.last[row, 1], known.user[row] = known.last[row, 0], users[index]
+            known.last[row, 0] = events + index + 1
+        increment *= GROWTH
     return increment

@@ -13,6 +13,7 @@ from model.candidates import FIXED
 from model.gaps import Gaps
 from model.heads import Heads
 from model.item_statistics import ItemStatistics
+from model.latest_items import LatestItems
 from model.mixture import Mixture
 from model.own_items import OwnItems
 from model.popularity import Popularity
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from model.components import Memory, View
     from model.contexts import Contexts, Int64
     from model.heads import HeadsView
+    from model.latest_items import LatestItemsView
     from model.own_items import OwnItemsView
     from model.settings import ModelSettings
     from model.transformer import TransformerView
@@ -49,6 +51,7 @@ COMPONENTS = (
     "transitions_now",
     "co_occurrence_now",
     "similar_sessions",
+    "latest_items",
 )
 """What can tell what comes next, in the order of the mixture's weights."""
 SUMMITS = ("transformer", "next_item", "similar_sessions")
@@ -64,6 +67,7 @@ class Views:
 
     transformer: TransformerView
     own_items: OwnItemsView
+    latest_items: LatestItemsView
     heads: HeadsView
     all: tuple[View, ...]
 
@@ -88,6 +92,7 @@ class Model:
         self.transitions_now = Transitions(self.items, short, memory // QUICK_SHARE, "transitions_now")
         self.sessions = Sessions(self.items, half_life, settings.memory_sessions)
         self.replies = Replies(self.items)
+        self.latest_items = LatestItems(self.items)
         self.statistics = ItemStatistics(self.items)
         names = [name for name in COMPONENTS if name not in settings.leave_out.split(",")]
         self.mixture = Mixture(names)
@@ -114,6 +119,7 @@ class Model:
             self.transitions,
             self.transitions_now,
             self.sessions,
+            self.latest_items,
             self.statistics,
             self.heads,
         ]
@@ -122,6 +128,7 @@ class Model:
         """Look at a micro-batch with every component; changes nothing."""
         smoothing = self.smoothing
         transformer = self.transformer.view(contexts, smoothing)
+        latest = self.latest_items.view(contexts, smoothing)
         own, own_counts = self.own_items.views(contexts, smoothing)
         views: tuple[View, ...] = (
             transformer,
@@ -133,10 +140,11 @@ class Model:
             *self.transitions.views(contexts, smoothing),
             *self.transitions_now.views(contexts, smoothing),
             self.sessions.view(contexts, smoothing),
+            latest,
         )
         named = zip(COMPONENTS, views, strict=True)
         chosen = tuple(view for name, view in named if name in self.mixture.names)
-        return Views(transformer, own, self.heads.view(contexts, transformer), chosen)
+        return Views(transformer, own, latest, self.heads.view(contexts, transformer), chosen)
 
     def count(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
         """Let every memory that only counts learn from some events of a micro-batch, in stream order.
@@ -148,6 +156,7 @@ class Model:
         self.popularity.learn(rows)
         self.popularity_now.learn(rows, longest_half_life)
         self.replies.learn(contexts, kept)
+        self.latest_items.push(rows)
         self.transitions.learn(contexts, kept)
         self.transitions_now.learn(contexts, kept, longest_half_life)
         self.sessions.learn(contexts, kept)

@@ -1,4 +1,7 @@
-"""Recency popularity: how often each item was seen of late, with an exponential decay counted in events."""
+"""Recency popularity: how often each item was seen of late, with an exponential decay counted in events.
+
+A state sees the counts as of its moment (`model.stream`).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from model.compiled import compiled
 from model.state import State
+from model.stream import Stream, stream_of
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
 
 if TYPE_CHECKING:
@@ -15,6 +21,8 @@ if TYPE_CHECKING:
 
     from model.contexts import Contexts, Float64, Int64
     from model.smoothing import Probability, Smoothing
+
+Shares = npt.NDArray[np.float32]
 
 RENORMALISE_ABOVE = 1e100
 MOST = 32
@@ -36,12 +44,11 @@ class Popularity:
         self._count = np.zeros(1024)  # by row; row 0 stays 0
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> PopularityView:
-        """Look at a micro-batch: every state sees the same distribution."""
-        rows = self.items.rows
-        if rows > len(self._count):
-            self._reserve(rows)
-        q = self._count[:rows] / max(self._count.sum(), 1e-300)
-        return PopularityView(q, contexts.states, smoothing)
+        """Look at a micro-batch."""
+        if self.items.rows > len(self._count):
+            self._reserve(self.items.rows)
+        count = self._count[: self.items.rows] / self._increment
+        return PopularityView(count, self._growth, stream_of(contexts, self.items), smoothing)
 
     def learn(self, rows: Rows, longest_half_life: float = inf) -> None:
         """Count events in stream order, by the row of each item (0: not admitted).
@@ -83,24 +90,82 @@ class Popularity:
 
 
 class PopularityView:
-    """The shared distribution q [N]."""
+    """The counts [N] before the micro-batch, and what its events add to them."""
 
-    def __init__(self, q: Float64, states: int, smoothing: Smoothing) -> None:
-        self._q, self._states, self._smooth = q, states, smoothing
+    def __init__(self, count: Float64, growth: float, stream: Stream, smoothing: Smoothing) -> None:
+        self._count, self._growth, self._stream, self._smooth = count, growth, stream, smoothing
 
     def propose(self, n: int) -> tuple[Rows, Probability]:
-        """Return the most popular items, the same for every state; MOST of them at most."""
-        width, n = n, min(n, MOST)
-        q = self._q[1:]
-        best = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
-        best = best[q[best] > 0.0]  # a row that is free, or not counted yet, is nobody's guess
-        top = (best[np.lexsort((best, -q[best]))][:n] + 1).astype(np.int32)
-        rows, p = np.zeros(width, np.int32), np.zeros(width, np.float32)
-        rows[: len(top)] = top
-        p[: len(top)] = self._smooth(self._q[top], top)
-        return np.tile(rows, (self._states, 1)), np.tile(p, (self._states, 1))
+        """Return the most popular items of every state; MOST of them at most."""
+        counted = np.concatenate([self._top(min(n, MOST)), self._stream.rows_V])
+        pool = np.unique(counted[counted != UNKNOWN]).astype(np.int32)
+        pool = pool[np.lexsort((pool, -self._count[pool]))]
+        rows_QK, q_QK = most_popular(pool, self._count, self._growth, self._stream, min(n, MOST))
+        p_QK = np.where(rows_QK != UNKNOWN, self._smooth(q_QK, rows_QK), np.float32(0.0))
+        padding = ((0, 0), (0, n - rows_QK.shape[1]))
+        return np.pad(rows_QK, padding), np.pad(p_QK, padding)
+
+    def _top(self, n: int) -> Rows:
+        """Return the most popular items before the micro-batch: a row that is free, or not counted yet, is none."""
+        count = self._count[1:]
+        best = np.argpartition(-count, n)[: n + 1] if len(count) > n + 1 else np.arange(len(count))
+        best = best[count[best] > 0.0]
+        return (best[np.lexsort((best, -count[best]))][:n] + 1).astype(np.int32)
 
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]."""
-        del states
-        return self._smooth(self._q[rows], rows)
+        return self._smooth(shares(self._count.copy(), self._growth, self._stream.of(states), rows), rows)
+
+
+@compiled
+def most_popular(pool: Rows, count: Float64, growth: float, stream: Stream, n: int) -> tuple[Rows, Shares]:
+    """Return the n most popular of the pool in every state, ties by row, and their shares of all counts.
+
+    The pool is in order, and holds the n most popular items and all that the stream adds to.
+    """
+    states, total = len(stream.known_Q), max(count.sum(), 1e-300)
+    rows_QK, q_QK = np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)
+    pool, weight = pool.copy(), count[pool]
+    known, increment = 0, 1.0
+    for state in stream.order_Q:
+        while known < stream.known_Q[state]:
+            if stream.rows_V[known] != 0:
+                raise_one(pool, weight, stream.rows_V[known], increment)
+                total += increment
+            increment *= growth
+            known += 1
+        for place in range(min(n, len(pool))):
+            if weight[place] > 0.0:
+                rows_QK[state, place] = pool[place]
+                q_QK[state, place] = weight[place] / total
+    return rows_QK, q_QK
+
+
+@compiled
+def raise_one(pool: Rows, weight: Float64, row: int, amount: float) -> None:
+    """Add to the weight of an item of an ordered pool, and move it to its place."""
+    place = 0
+    while pool[place] != row:
+        place += 1
+    raised = weight[place] + amount
+    while place > 0 and (weight[place - 1] < raised or (weight[place - 1] == raised and pool[place - 1] > row)):
+        pool[place], weight[place] = pool[place - 1], weight[place - 1]
+        place -= 1
+    pool[place], weight[place] = row, raised
+
+
+@compiled
+def shares(count: Float64, growth: float, stream: Stream, rows_SC: Rows) -> Shares:
+    """Return the share of rows [S, C] in all counts; `count` is changed."""
+    q_SC = np.zeros(rows_SC.shape, np.float32)
+    total, known, increment = max(count.sum(), 1e-300), 0, 1.0
+    for state in stream.order_Q:
+        while known < stream.known_Q[state]:
+            if stream.rows_V[known] != 0:
+                count[stream.rows_V[known]] += increment
+                total += increment
+            increment *= growth
+            known += 1
+        for column in range(rows_SC.shape[1]):
+            q_SC[state, column] = count[rows_SC[state, column]] / total
+    return q_SC

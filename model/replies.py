@@ -15,6 +15,7 @@ from model.arrays import fit
 from model.compiled import compiled
 from model.sparse import SparseView
 from model.state import State
+from model.stream import stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from model.contexts import Contexts, Int32, Int64
     from model.smoothing import Smoothing
     from model.sparse import Weights
+    from model.stream import Stream
     from model.vocabulary import Rows, Vocabulary
 
 LENGTH = 16
@@ -43,7 +45,9 @@ class Replies:
         """Look at a micro-batch."""
         user_Q = self.items.lookup(contexts.user_R)[contexts.state_row_Q]
         height = self.items.rows
-        return SparseView(*latest_actors(user_Q, self._actor, self._made, height), height, smoothing)
+        stream, rings = stream_of(contexts, self.items), (self._actor, self._made)
+        actors_V = self.items.lookup(stream.users_V)
+        return SparseView(*latest_actors(user_Q, *rings, stream, actors_V, height), height, smoothing)
 
     def learn(self, contexts: Contexts, kept: Int64) -> None:
         """Note who acted on what, in stream order."""
@@ -91,28 +95,48 @@ def push(actors: Rows, rows: Rows, actor: Rows, made: Int64) -> None:
 
 
 @compiled
-def latest_actors(user_Q: Int32, actor: Rows, made: Int64, height: int) -> tuple[Int64, Rows, Weights]:
+def latest_actors(
+    user_Q: Int32, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, height: int
+) -> tuple[Int64, Rows, Weights]:
     """Return, as in `model.sparse`, who acted on each state's user."""
     states = len(user_Q)
     start_Q = np.zeros(states + 1, np.int64)
     rows, q = np.zeros(states * LENGTH, np.int32), np.zeros(states * LENGTH, np.float32)
-    dense = np.zeros(height, np.float32)
+    dense, latest = np.zeros(height, np.float32), np.zeros(LENGTH, np.int32)
     size = 0
     for state in range(states):
-        user, begin = user_Q[state], size
-        weight, total = np.float32(1.0), np.float32(1e-30)
-        if user != 0 and user < len(made):
-            for age in range(min(made[user], LENGTH)):
-                other = actor[user, (made[user] - 1 - age) % LENGTH]
-                if other != 0:
-                    if dense[other] == 0.0:
-                        rows[size] = other
-                        size += 1
-                    dense[other] += weight
-                    total += weight
-                weight *= np.float32(DECAY)
+        begin, weight, total = size, np.float32(1.0), np.float32(1e-30)
+        for age in range(gather_actors(user_Q[state], stream.known_Q[state], actor, made, stream, actors_V, latest)):
+            other = latest[age]
+            if other != 0:
+                if dense[other] == 0.0:
+                    rows[size] = other
+                    size += 1
+                dense[other] += weight
+                total += weight
+            weight *= np.float32(DECAY)
         for index in range(begin, size):
             q[index] = dense[rows[index]] / total
             dense[rows[index]] = 0.0
         start_Q[state + 1] = size
     return start_Q, rows[:size], q[:size]
+
+
+@compiled
+def gather_actors(user: int, known: int, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, latest: Rows) -> int:
+    """Fill in who acted on a user, the latest first: in the `known` first events of the stream, then before it.
+
+    Returns how many there are.
+    """
+    count = 0
+    if user == 0:
+        return count
+    for event in range(known - 1, -1, -1):
+        if stream.rows_V[event] == user and actors_V[event] != 0 and count < LENGTH:
+            latest[count] = actors_V[event]
+            count += 1
+    if user < len(made):
+        for age in range(min(made[user], LENGTH - count)):
+            latest[count] = actor[user, (made[user] - 1 - age) % LENGTH]
+            count += 1
+    return count

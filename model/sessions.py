@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.arrays import at_least, fit
+from model.arrays import at_least, fit, pairs
 from model.compiled import compiled
 from model.sparse import SparseView, grown
 from model.state import Array, State
@@ -167,7 +167,7 @@ class Sessions:
         count = dict.fromkeys(BY_SESSION, used[0]) | {"posted": used[1], "head": rows, "postings": rows, "made": 3}
         rings = self._rings.reaching(rows, *used)._asdict()
         arrays: dict[str, Array] = {name: array[: count[name]].copy() for name, array in rings.items()}
-        arrays["open"] = np.array(sorted(self._open.items()), np.int64).reshape(-1, 2)
+        arrays["open"] = pairs(self._open)
         return State(arrays)
 
     def load(self, state: State) -> None:

@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from model.arrays import at_least, fit
 from model.compiled import compiled
+from model.pairs import ACROSS, LAGS, Pairs, forward_total, pairs_of
 from model.sparse import SparseView, grown
 from model.state import Array, State
+from model.stream import stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +32,9 @@ if TYPE_CHECKING:
     from model.smoothing import Smoothing
     from model.vocabulary import Rows, Vocabulary
 
-LAGS = 6
 CONTEXT = 8
 CONTEXT_DECAY = 0.85
 """Weight of the next older item of the context."""
-ACROSS = 0.5
-"""Weight of what lies beyond the border of a session, for each border."""
 BACKWARD = 0.6
 BLOCK = 16
 MAX_BLOCKS = 16
@@ -93,14 +92,18 @@ class Transitions:
 
     def views(self, contexts: Contexts, smoothing: Smoothing) -> tuple[SparseView, SparseView, SparseView]:
         """Look at a micro-batch in three ways: first order, forward, co-occurrence."""
-        height = self.items.rows
+        height, shown = self.items.rows, np.flatnonzero(contexts.shown_B)
+        sequences = self.items.lookup(contexts.items_RT), contexts.session_RT
+        added = pairs_of(*sequences, *places_of(contexts, shown), self._increment, self._growth, height)
         start_Q, rows, first, forward, around = walk(
-            self.items.lookup(contexts.items_RT),
-            contexts.session_RT,
+            *sequences,
             contexts.state_row_Q,
             contexts.state_position_Q,
             self._blocks.reaching(height, 1),
             1.0 / self._increment,
+            self._growth,
+            added,
+            stream_of(contexts, self.items).known_Q,
         )
         one, two, three = (SparseView(start_Q, rows, q, height, smoothing) for q in (first, forward, around))
         return one, two, three
@@ -111,12 +114,10 @@ class Transitions:
         While these are counted the half-life is at most `longest_half_life`.
         """
         self._reserve(self.items.rows, len(kept))
-        position = contexts.state_position_Q[contexts.before_B[kept]] + 1
         self._increment = count_transitions(
             self.items.lookup(contexts.items_RT),
             contexts.session_RT,
-            contexts.event_row_B[kept].astype(np.int64),
-            position.astype(np.int64),
+            *places_of(contexts, kept),
             self._blocks,
             self._max_blocks,
             self._increment,
@@ -159,22 +160,41 @@ class Transitions:
         self._increment = float(state.values["increment"])
 
 
+def places_of(contexts: Contexts, events: Int64) -> tuple[Int64, Int64]:
+    """Return row and position of some events."""
+    position = contexts.state_position_Q[contexts.before_B[events]] + 1
+    return contexts.event_row_B[events].astype(np.int64), position.astype(np.int64)
+
+
 @compiled
 def walk(
-    rows_RT: Rows, opens_RT: Bool, row_Q: Int32, position_Q: Int32, blocks: Blocks, scale: float
+    rows_RT: Rows,
+    opens_RT: Bool,
+    row_Q: Int32,
+    position_Q: Int32,
+    blocks: Blocks,
+    scale: float,
+    growth: float,
+    added: Pairs,
+    known_Q: Int64,
 ) -> tuple[Int64, Rows, Counts, Counts, Counts]:
-    """Return the neighbours of every state's context as in `model.sparse`, with three sets of weights that sum to 1."""
+    """Return the neighbours of every state's context as in `model.sparse`, with three sets of weights that sum to 1.
+
+    A state also sees the pairs that its `known` first events of the micro-batch add.
+    """
     states, height = len(row_Q), len(blocks.first)
     start_Q = np.zeros(states + 1, np.int64)
     dense, seen = np.zeros((height, 3), np.float32), np.zeros(height, np.bool_)
-    rows = np.empty(CONTEXT * MAX_BLOCKS * BLOCK, np.int32)
+    room = CONTEXT * MAX_BLOCKS * BLOCK + len(added.next_P)
+    rows = np.empty(room, np.int32)
     q0, q1, q2 = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
     size = 0
     for state in range(states):
-        if len(rows) - size < CONTEXT * MAX_BLOCKS * BLOCK:
+        if len(rows) - size < room:
             rows, q0, q1, q2 = grown(rows), grown(q0), grown(q1), grown(q2)
         line, latest = row_Q[state], position_Q[state]
-        begin, weight = size, np.float32(1.0)
+        begin, weight, known = size, np.float32(1.0), known_Q[state]
+        now = scale * growth ** np.float64(-known)  # counts are times the increment as of the moment
         for lag in range(min(CONTEXT, latest + 1)):
             if lag > 0:
                 weight *= np.float32(CONTEXT_DECAY)
@@ -182,8 +202,10 @@ def walk(
                     weight *= np.float32(ACROSS)
             item = rows_RT[line, latest - lag]
             if item != 0:
-                share = weight / np.float32(np.sqrt(blocks.total[item] * scale + 1.0))
+                total = blocks.total[item] + forward_total(added, item, known)
+                share = weight / np.float32(np.sqrt(total * now + 1.0))
                 size = visit(blocks, item, share, lag, dense, seen, rows, size)
+                size = visit_added(added, known, item, share, lag, dense, seen, rows, size)
         share_out(rows, begin, size, dense, seen, q0, q1, q2)
         start_Q[state + 1] = size
     return start_Q, rows[:size], q0[:size], q1[:size], q2[:size]
@@ -210,6 +232,38 @@ def visit(
             dense[other, 1] += after
             dense[other, 2] += after + np.float32(BACKWARD) * blocks.counts[block, place, 2] * share
         block = blocks.following[block]
+    return size
+
+
+@compiled
+def visit_added(
+    added: Pairs,
+    known: int,
+    item: int,
+    share: np.float32,
+    lag: int,
+    dense: Counts,
+    seen: Bool,
+    rows: Rows,
+    size: int,
+) -> int:
+    """Do the same for what the first `known` events of the micro-batch add."""
+    pair = added.head_N[item]
+    while pair != -1:
+        if added.event_P[pair] < known:
+            other, column, amount = added.other_P[pair], added.column_P[pair], added.amount_P[pair]
+            if not seen[other]:
+                seen[other] = True
+                rows[size] = other
+                size += 1
+            if column == 0 and lag == 0:
+                dense[other, 0] += amount
+            if column < 2:
+                dense[other, 1] += amount * share
+                dense[other, 2] += amount * share
+            else:
+                dense[other, 2] += np.float32(BACKWARD) * amount * share
+        pair = added.next_P[pair]
     return size
 
 

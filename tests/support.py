@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,7 @@ class Worker:
         """Do what `Pipeline.step` does between poll and snapshot."""
         staged = self.histories.stage(events)
         plan = self.learner.plan(staged.contexts, learn=learn)
+        staged = replace(staged, contexts=self.learner.show(staged.contexts, plan))
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
         self.histories.apply(staged, predictions.keys_BK)
         learned = self.learner.learn(staged.contexts, scores, plan, self.learner.left_out(plan))
@@ -166,6 +167,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.written: dict[str, int] = {}
         self.fail_after: int | None = None
 
     def write(self, name: str, data: bytes) -> None:
@@ -174,6 +176,11 @@ class MemoryStore:
                 raise StateError(f"{name} cannot be written: injected")
             self.fail_after -= 1
         self.blobs[name] = data
+        self.written[name] = len(self.written)
+
+    def modified(self, name: str) -> float:
+        self.read(name)
+        return float(self.written[name])
 
     def read(self, name: str) -> bytes:
         if name not in self.blobs:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.errors import InputTruncated, LostPartitions, TransientError, UnknownOutcome
+from consumer.errors import Fenced, InputTruncated, LostPartitions, TransientError, UnknownOutcome
 from consumer.kafka_io.admin import require_topics
 from consumer.kafka_io.client import ConsumerRebalanceListener, KafkaConsumer, KafkaPartition, OffsetAndMetadata
 from consumer.kafka_io.client import errors as k
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LOOKUP_S = 30.0
 _TROUBLE_S = 60.0
+_SILENT_POLLS = 2
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class KafkaSource:
         self._target: dict[TopicPartition, int] = {}
         self._joined = False
         self._held = False
+        self._silent_polls = 0
         self._failed: Exception | None = None
         self._trouble_since: float | None = None
         self._noted = _Noted()
@@ -71,6 +73,7 @@ class KafkaSource:
             self._steer()
         self._go_on_joining()
         fetched = self._fetch(limits)
+        self._see_whether_fenced()
         if self._held and fetched:  # assigned a moment ago, fetched before it could be paused
             self._rewind(self._position)
             fetched = {}
@@ -144,6 +147,18 @@ class KafkaSource:
         coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way in
         if coordinator.rejoining:
             coordinator.request_rejoin()
+
+    def _see_whether_fenced(self) -> None:
+        """Raise Fenced where the group knows another member by this one's instance id.
+
+        The client only stops its heartbeats then: while there is nothing to commit it would look alive for ever. It stops
+        them for a moment at the end of a join as well, so one look is not enough.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way in
+        silent = coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled  # noqa: SLF001
+        self._silent_polls = self._silent_polls + 1 if silent else 0
+        if self._silent_polls >= _SILENT_POLLS:
+            raise self._fail(Fenced(f"another worker has joined group {self._kafka.group} as {self._kafka.instance}"))
 
     def _fetch(self, limits: PollLimits) -> dict[Any, list[Any]]:
         try:

@@ -1,6 +1,6 @@
 """How well the worker predicts event logs, beside its components and the counting baselines.
 
-`prequential` is a replay: every event is ranked by the state before its micro-batch. `ader` is the protocol of Mi et
+`prequential` is a replay: every event is ranked by the state before its micro-batch and the events before it. `ader` is the protocol of Mi et
 al. (RecSys 2020) on a log with periods: the state is frozen at each border and predicts the period that begins there;
 actions on items not seen before it are removed first, then sessions of one action; Recall@20 and MRR@20 over the full
 catalogue, unweighted mean over periods 1 and later. Learning goes on in stream order, one pass; the prequential

@@ -42,7 +42,7 @@ def settings_for(broker: str, folder: Path, name: str, batch: int, delivery: str
             "kafka": {"bootstrap_servers": broker, "group": name, "instance": name, "delivery": delivery},
             "topics": {"events": "events", **topics},
             "worker": {"batch_events": batch},
-            "snapshot": {"dir": folder / name, "every_s": every_s},
+            "snapshot": {"dir": folder / name, "every_s": every_s, "redo_s": every_s},
             "evaluation": {"baselines": False},
         }
     )
@@ -134,13 +134,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=16_384)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", choices=("exactly_once", "snapshot_p99"), help="one of the two")
     wanted = parser.parse_args()
+    parts = {"exactly_once": cost_of_exactly_once, "snapshot_p99": cost_of_snapshots}
     with LocalBroker() as broker, tempfile.TemporaryDirectory() as folder:
         address, path = broker.bootstrap_servers, Path(folder)
         fill(address, path, wanted.events)
         result = {
-            "exactly_once": cost_of_exactly_once(address, path, wanted.events, wanted.rounds),
-            "snapshot_p99": cost_of_snapshots(address, path, wanted.events, wanted.rounds),
+            name: measure(address, path, wanted.events, wanted.rounds)
+            for name, measure in parts.items()
+            if wanted.only in {None, name}
         }
     sys.stdout.write(f"{json.dumps(result)}\n")
 

@@ -1,7 +1,7 @@
 """`python -m tests.bench.recovery_time`: from kill -9 to the first new prediction that is committed, and where it goes.
 
-A whole worker with default settings on a real local broker, killed at random moments of its snapshot interval and
-started again at once as a new process, libraries and all; the input goes on meanwhile, at a share of the largest rate
+A whole worker with default settings on a real local broker, killed at random moments and started again at once as a
+new process, libraries and all; the input goes on meanwhile, at a share of the largest rate
 that the worker reaches. With static membership, and without: then the group waits for the dead member's session.
 """
 
@@ -46,10 +46,9 @@ PHASES = {
 class Trial:
     """A broker's topics with one worker, its input and a reader of its predictions."""
 
-    def __init__(self, broker: LocalBroker, folder: Path, disturbance: str, every_s: float) -> None:
+    def __init__(self, broker: LocalBroker, folder: Path, disturbance: str) -> None:
         name = f"recovery-{uuid4().hex[:6]}"
-        sections = {"snapshot": {"every_s": every_s}}
-        self.cluster = Cluster(broker, folder / name, name, PARTITIONS, sections, base=BASE)
+        self.cluster = Cluster(broker, folder / name, name, PARTITIONS, base=BASE)
         self.cluster.folder.mkdir()
         self.cluster.create()
         self.reader = Reader(self.cluster)
@@ -77,9 +76,9 @@ class Trial:
 
 
 @contextmanager
-def trial(broker: LocalBroker, folder: Path, disturbance: str = "", every_s: float = 10.0) -> Iterator[Trial]:
+def trial(broker: LocalBroker, folder: Path, disturbance: str = "") -> Iterator[Trial]:
     """Yield a running worker."""
-    it = Trial(broker, folder, disturbance, every_s)
+    it = Trial(broker, folder, disturbance)
     try:
         it.reader.start()
         it.workers.start(0)
@@ -98,14 +97,14 @@ def full_speed(broker: LocalBroker, folder: Path) -> float:
         return (len(times) - first) / (times[-1] - times[first])
 
 
-def kills(it: Trial, rate: float, count: int, every_s: float, seed: int) -> tuple[list[float], list[dict[str, float]]]:
+def kills(it: Trial, rate: float, count: int, apart_s: float, seed: int) -> tuple[list[float], list[dict[str, float]]]:
     """Kill and restart so often; returns the seconds of each, and how they were spent."""
     draw = random.Random(seed)
     seconds, spent = [], []
     it.feed(int(rate * 3600), 3600.0, 1 << 30)
     it.wait(lambda: it.reader.progress > rate * 2, "the worker does not begin")
     for _ in range(count):
-        time.sleep(draw.uniform(0.1, 1.0) * every_s)
+        time.sleep(draw.uniform(0.1, 1.0) * apart_s)
         log = it.cluster.folder / "w0.log"
         at_byte = log.stat().st_size
         it.workers.kill(0)
@@ -143,7 +142,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.recovery_time", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--shares", default="0.1,0.5", help="of the largest rate")
-    parser.add_argument("--every-s", type=float, default=10.0, help="snapshot interval")
+    parser.add_argument(
+        "--apart-s", type=float, default=10.0, help="a worker works at most so long before it is killed"
+    )
     parser.add_argument("--membership", default="static,dynamic")
     given = parser.parse_args()
     with LocalBroker() as broker, tempfile.TemporaryDirectory(prefix="tidemill-bench-") as name:
@@ -153,8 +154,8 @@ def main() -> int:
         for share in map(float, given.shares.split(",")):
             for membership in given.membership.split(","):
                 disturbance = "" if membership == "static" else "dynamic_member"
-                with trial(broker, folder, disturbance, given.every_s) as it:
-                    seconds, spent = kills(it, share * most, given.kills, given.every_s, seed=1)
+                with trial(broker, folder, disturbance) as it:
+                    seconds, spent = kills(it, share * most, given.kills, given.apart_s, seed=1)
                 names = [*PHASES.values(), "first micro-batch"]
                 parts = {name: statistics.median(one.get(name, 0.0) for one in spent) for name in names}
                 say(

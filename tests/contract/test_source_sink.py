@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import LIMITS, poll_until, read, wait_until
+from worlds import LIMITS, poll_until, read, wait_until
 
 from consumer.errors import Fenced, LostPartitions, VoidStateError
 from consumer.ports import Output, PollLimits, TopicPartition

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 import traceback
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -181,8 +182,19 @@ class Run:
         self.wait(lambda: self.traffic.done, "all events written")
         if self.scenario.may_stop:
             return
-        self.wait(lambda: self.reader.progress >= self.traffic.acked, "all events answered", SETTLE_S)
+        try:
+            self.wait(lambda: self.reader.progress >= self.traffic.acked, "all events answered", SETTLE_S)
+        except NotReached as error:
+            raise NotReached(f"{error}; {self._input()}") from error
         time.sleep(QUIET_S)
+
+    def _input(self) -> str:
+        """Say what was written and what is there, by partition: who lost it, the producer, the topic or the worker."""
+        written = ", ".join(f"{p}: {n}" for p, n in sorted(self.traffic.acked_in.items()))
+        ends = ", ".join(f"{p}: {n}" for p, n in sorted(self.cluster.ends("events", stable=True).items()))
+        answered = Counter(partition for partition, _ in self.reader.sources)
+        found = ", ".join(f"{p}: {n}" for p, n in sorted(answered.items()))
+        return f"acknowledged by partition {written}; ends of the input {ends}; answered {found}; lag {self.lag()}"
 
     def finish(self) -> Verdict:
         """Stop everything, and judge."""

@@ -157,7 +157,7 @@ WORKER_SCENARIOS = (
     Scenario("sigterm", sigterm),
     Scenario("zombie", zombie, partitions=4, workers=2, shape=lambda: Shape(at_least_s=26.0)),
     Scenario("zombie-transaction", zombie_in_transaction, sections={"kafka": {"transaction_timeout_ms": 3000}}),
-    Scenario("twins", twins),
+    Scenario("twins", twins, shape=lambda: Shape(at_least_s=10.0)),
     Scenario("join-leave", join_and_leave, partitions=8, events=4000, shape=lambda: Shape(at_least_s=26.0)),
     Scenario(
         "rolling-restart",

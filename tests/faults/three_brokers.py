@@ -91,6 +91,7 @@ def _properties(node: int, ports: Ports, voters: str) -> dict[str, str]:
             f"CONTROLLER://127.0.0.1:{ports.controller}"
         ),
         **internal,
+        "controlled.shutdown.enable": "true",  # here there is somebody to hand partitions over to
         "transaction.state.log.min.isr": "2",
         "broker.session.timeout.ms": "4000",  # three of them share this machine with everything else
     }

@@ -9,6 +9,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from confluent_kafka import Producer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from confluent_kafka import Message
 
     from tests.faults.cluster import Cluster
 
@@ -69,6 +72,7 @@ class Traffic(threading.Thread):
         self._asked = threading.Event()
         self.sent = 0
         self.acked = 0
+        self.acked_in: Counter[int] = Counter()  # by partition
         self.failed: list[str] = []
         self._partitions = cluster.partitions
         transactions = {} if shape.aborted is None else {"transactional.id": f"{cluster.name}-traffic"}
@@ -175,8 +179,9 @@ class Traffic(threading.Thread):
             else:
                 return
 
-    def _delivered(self, error: object, _message: object) -> None:
+    def _delivered(self, error: object, message: Message) -> None:
         if error is None:
             self.acked += 1
+            self.acked_in[message.partition()] += 1
         else:
             self.failed.append(str(error))

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 
 from consumer.check import check
 from consumer.clock import SystemClock
-from consumer.errors import AccessError, ConfigError, InputTruncated, LostPartitions, StateError, UnknownOutcome
+from consumer.errors import AccessError, ConfigError, Fenced, InputTruncated, LostPartitions, StateError, UnknownOutcome
 from consumer.kafka_io import (
     KafkaRangeSource,
     KafkaSink,
@@ -265,6 +265,16 @@ def test_a_member_that_the_group_has_removed_must_recover(settings):
             )
         with pytest.raises(LostPartitions, match="has removed the member"):
             wait_until(lambda: source.poll(LIMITS) is None)
+
+
+def test_a_member_that_has_nothing_to_do_notices_that_another_has_taken_its_place(settings):
+    make_topics(settings)
+    with closing(KafkaSource(settings, CLOCK)) as older:
+        wait_until(lambda: older.poll(LIMITS).assignment)
+        with closing(KafkaSource(settings, CLOCK)) as newer:
+            with pytest.raises(Fenced, match="another worker has joined"):
+                wait_until(lambda: newer.poll(LIMITS) is None or older.poll(LIMITS) is None)
+            wait_until(lambda: newer.poll(LIMITS).assignment)
 
 
 # --- history

@@ -127,6 +127,18 @@ def emitted_list(number: int) -> np.ndarray:
     return np.arange(number * 100, number * 100 + LIST_LENGTH, dtype=np.int64)
 
 
+def check_moments(contexts: Contexts, expected: list[Expected]) -> None:
+    """A state knows what came up to its user's latest event, or up to the first one that it is looked at for."""
+    moment: dict[int, int] = {}
+    for index, should in enumerate(expected):
+        who = int(contexts.event_user_B[index])
+        assert contexts.moment_Q[contexts.before_B[index]] == moment.setdefault(who, index)
+        if should.learn:
+            moment[who] = index + 1
+        assert contexts.moment_Q[contexts.after_B[index]] == moment[who]
+    assert not contexts.shown_B.any()
+
+
 def check(contexts: Contexts, staged, batch: list[Event], expected: list[Expected], length: int) -> None:
     assert contexts.events == len(batch)
     assert contexts.items_RT.shape[1] <= max(1, 2 * length)
@@ -178,7 +190,9 @@ def test_histories_do_what_lists_do(stream, length, max_users, window, on_late, 
         staged = histories.stage(batch)
         again = [histories.partitions[partition].state() for partition in partitions]
         assert all(same_state(a, b) for a, b in zip(unchanged, again, strict=True))
-        check(staged.contexts, staged, batch, naive.batch(batch), length)
+        expected = naive.batch(batch)
+        check(staged.contexts, staged, batch, expected, length)
+        check_moments(staged.contexts, expected)
         lists = np.array([emitted_list(published + 1 + n) for n in range(len(batch))], np.int64)
         histories.apply(staged, lists.reshape(-1, LIST_LENGTH))
         assert {(p, user) for p in (0, 1) for user in histories.partitions[partitions[p]]._users} == set(naive.users)

@@ -176,6 +176,9 @@ def test_a_lineage_that_began_from_a_snapshot_needs_that_one(stream, tmp_path):
     begun(stream, tmp_path)
     stream.drain()
     assert_same(as_run(stream, init=tmp_path), stream.parts)
+    assert_same(as_run(stream), stream.parts)  # from its own snapshot of the beginning
+    for name in stream.store.names():
+        stream.store.delete(name)
     with pytest.raises(StateError, match="--init"):
         as_run(stream)
     further = Stream()
@@ -192,19 +195,69 @@ def test_one_that_began_cold_takes_no_init(stream, tmp_path):
         as_run(stream, init=tmp_path)
 
 
-def test_a_restart_before_the_first_snapshot_begins_as_the_lineage_did(tmp_path):
+@pytest.mark.parametrize("init", [False, True])
+def test_a_restart_without_a_snapshot_begins_as_the_lineage_did(tmp_path, init):
     stream = with_whole_journal()
-    begun(stream, tmp_path)
+    other = begun(stream, tmp_path)
     stream.pipeline.step()
-    with pytest.raises(StateError, match="began with the same --init"):
+    for name in stream.store.names():
+        stream.store.delete(name)
+    with pytest.raises(StateError, match="began from a snapshot that is not in"):
         restart(stream)
+    if not init:  # whoever wrote it has it in the same store
+        Snapshots(stream.store, "other", identity(other.settings), 3).save(other.parts.image(0))
     stream.parts = fresh(stream)
     again = stream.worker.__class__(stream.settings, stream.parts, stream.snapshots, stream.clock, stream._doors)
-    stream.pipeline = again.start(tmp_path)
+    stream.pipeline = again.start(tmp_path if init else None)
     stream.drain()
     entries = [decode(record.value) for record in stream.log.records("journal")]
     assert [entry.begun_from is not None for entry in entries] == [True] + [False] * (len(entries) - 1)
     assert_same(as_run(stream, init=tmp_path), stream.parts)
+
+
+def test_a_new_worker_begins_with_what_its_group_has_learned(stream):
+    stream.drain()
+    save(stream)
+    stream.worker.close()
+    heir = Stream(small_settings(kafka={"instance": "heir"}, recovery={"journal_keep": "all"}), log=stream.log)
+    heir.store = stream.store
+    heir.start()
+    assert same_state(heir.parts.model.state(), stream.parts.model.state())
+    stream.put_events(random_events(64, seed=3, users=12))
+    heir.drain()
+    assert heir.bodies()[-1]["model_version"] == "heir@3"
+    entries = [decode(record.value) for record in stream.log.records("journal")]
+    assert [entry.begun_from is not None for entry in entries if entry.lineage == "heir"] == [True, False, False, False]
+    for name in heir.store.names("tidemill-0/"):
+        heir.store.delete(name)
+    assert_same(as_run(heir), heir.parts)
+    restart(heir)
+    assert_same(as_run(heir), heir.parts)
+
+
+def test_nothing_is_taken_over_from_another_application(stream):
+    stream.drain()
+    save(stream)
+    for change in ({"kafka": {"group": "another", "instance": "heir"}}, {"model": {"dim": 24}}):
+        heir = Stream(small_settings(**{"kafka": {"instance": "heir"}, **change}), log=stream.log)
+        heir.store = stream.store
+        heir.start()
+        assert heir.parts.model.items.size == 0
+        heir.worker.close()
+
+
+def test_a_damaged_snapshot_of_the_group_is_passed_over(stream):
+    stream.drain()
+    save(stream)
+    stream.put_events(random_events(32, seed=9))
+    stream.drain()
+    save(stream)
+    older, newer = stream.snapshots.names()
+    stream.store.blobs[f"{newer}/worker.json"] = b"{}"
+    heir = Stream(small_settings(kafka={"instance": "heir"}))  # its journal is another one
+    heir.store = stream.store
+    heir.start()
+    assert heir.worker._recovery.notes.begun_from == stream.snapshots.open(older).manifest_sha256
 
 
 def test_one_that_began_cold_is_not_restarted_with_init(stream, tmp_path):
@@ -253,7 +306,7 @@ def test_a_gain_is_said_also_where_the_process_ends_between_its_snapshot_and_the
     stream.put_events(EVENTS[64:])
     heir.start()
     heir.worker.step()
-    assert heir.snapshots.names() == ["heir/snapshot-000000000000"]
+    assert heir.snapshots.names() == ["heir/snapshot-000000000000", "heir/snapshot-000000000000-001"]  # begun, gained
     heir.start()
     assert heir.parts.histories.users > 0
     heir.drain()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from consumer.clock import ManualClock
-from consumer.errors import InputTruncated, StateError
+from consumer.errors import Fenced, InputTruncated, StateError
 from consumer.kafka_io import source as module
 from consumer.kafka_io.client import KafkaPartition
 from consumer.kafka_io.client import errors as k
@@ -24,7 +24,7 @@ class Client:
     def __init__(self):
         self.first, self.end, self.at, self.known = 0, 0, 0, 0
         self.markers = frozenset()
-        self._coordinator = SimpleNamespace(rejoining=False)
+        self._coordinator = SimpleNamespace(rejoining=False, stable=lambda: True, _heartbeat_enabled=True)
 
     def subscribe(self, _topics, listener):
         self.listener = listener
@@ -134,3 +134,25 @@ def test_a_position_beyond_the_end_is_an_error_whatever_the_settings_say():
     with pytest.raises(StateError) as caught:
         source.poll(LIMITS)
     assert not isinstance(caught.value, InputTruncated)
+
+
+def test_a_member_whose_heartbeats_were_stopped_for_good_is_fenced(client):
+    source = opened()
+    for _ in range(3):  # as at the end of a join
+        client._coordinator._heartbeat_enabled = False
+        source.poll(LIMITS)
+        client._coordinator._heartbeat_enabled = True
+        source.poll(LIMITS)
+    client._coordinator._heartbeat_enabled = False
+    source.poll(LIMITS)
+    for _ in range(2):
+        with pytest.raises(Fenced, match="another worker has joined group tidemill as tidemill-0"):
+            source.poll(LIMITS)
+
+
+@pytest.mark.parametrize("change", [{"rejoining": True}, {"stable": lambda: False}])
+def test_a_member_that_joins_sends_no_heartbeats_and_is_not_fenced(client, change):
+    source = opened()
+    vars(client._coordinator).update(_heartbeat_enabled=False, request_rejoin=lambda: None, **change)
+    for _ in range(5):
+        source.poll(LIMITS)

@@ -7,6 +7,7 @@ import pytest
 from consumer.clock import ManualClock
 from consumer.errors import StateError
 from consumer.metrics import Metrics
+from consumer.settings import SnapshotSettings
 from consumer.snapshot_writer import SnapshotWriter
 from consumer.snapshots import Image
 from model.state import State
@@ -40,7 +41,8 @@ class Desk:
     def __init__(self):
         self.slow, self.clock, self.told = Slow(), ManualClock(), []
         self.metrics = Metrics(self.clock)
-        self.writer = SnapshotWriter(self.slow, self.metrics, self.clock, self.note)
+        settings = SnapshotSettings(redo_s=2.0, every_s=60.0)
+        self.writer = SnapshotWriter(self.slow, settings, self.metrics, self.clock, self.note)
 
     def note(self):
         self.told.append((tuple(self.slow.saved), threading.current_thread()))
@@ -122,3 +124,62 @@ def test_looking_where_nothing_is_written_is_nothing(desk):
     desk.writer.look()
     desk.writer.look(wait=True)
     assert not desk.writer.busy
+
+
+def saved(desk, batch, seconds):
+    """Write a snapshot that takes so long."""
+    desk.writer.write(image(batch))
+    desk.clock.advance(seconds)
+    desk.slow.may_end.set()
+    assert desk.writer.look(wait=True)
+
+
+def test_it_is_time_to_save_when_a_restart_would_have_too_much_to_redo(desk):
+    desk.writer.holds(1)
+    desk.writer.stepped(1.9)
+    assert not desk.writer.due()
+    desk.writer.stepped(0.2)
+    assert desk.writer.due()
+    saved(desk, 3, 0.0)
+    assert not desk.writer.due()  # what the snapshot holds need not be redone
+
+
+def test_it_is_time_to_save_after_the_longest_interval_however_little_was_done(desk):
+    desk.writer.holds(1)
+    desk.clock.advance(59.0)
+    assert not desk.writer.due()
+    desk.clock.advance(1.0)
+    assert desk.writer.due()
+
+
+def test_what_is_dear_to_save_is_saved_less_often(desk):
+    desk.writer.holds(1)
+    saved(desk, 2, 3.0)
+    desk.writer.stepped(10.0)
+    desk.clock.advance(26.0)  # 29 after it was begun
+    assert not desk.writer.due()
+    desk.clock.advance(1.0)
+    assert desk.writer.due()
+
+
+def test_nothing_is_begun_while_a_snapshot_is_written(desk):
+    desk.writer.write(image(3))
+    desk.writer.stepped(100.0)
+    desk.clock.advance(100.0)
+    assert not desk.writer.due()
+    desk.slow.may_end.set()
+    desk.writer.look(wait=True)
+    assert desk.writer.due()
+
+
+def test_a_store_that_refuses_is_not_asked_at_every_step(desk):
+    desk.writer.holds(1)
+    desk.slow.error = StateError("no space left")
+    desk.slow.may_end.set()
+    desk.writer.write(image(2))
+    assert not desk.writer.look(wait=True)
+    desk.writer.stepped(10.0)
+    desk.clock.advance(59.0)
+    assert not desk.writer.due()
+    desk.clock.advance(1.0)
+    assert desk.writer.due()

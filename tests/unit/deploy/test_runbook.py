@@ -51,6 +51,7 @@ CASES = {
     "passed by what must be redone": "Retention was shorter than the time since the last snapshot",
     "passed by what was not read yet": "the topic no longer holds",
     "an identity setting was changed": "was made with other settings of",
+    "in a group that has learned": "a new lineage begins with what its group has learned",
     "begun with `--init`": "this lineage has no snapshot of its own yet, and began",
     "its former owner is gone": "partition gained",
     "no shared store": "partition gained, and no snapshot holds its histories",

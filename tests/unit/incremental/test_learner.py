@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import TOPIC, MemoryStore, Worker, event, random_events, same_state, small_settings
@@ -236,3 +238,28 @@ def test_the_user_key_is_not_what_is_learned():
     _, _, predictions = worker.look([event("a", 3, 1e4), event("b", 3, 1e4)])
     assert key64("a") != key64("b")
     assert predictions.p_BK[0] == pytest.approx(predictions.p_BK[1], abs=1e-4)
+
+
+def shown(worker, events, **plan):
+    contexts = worker.histories.stage(events).contexts
+    return worker.learner.show(contexts, replace(worker.learner.plan(contexts), **plan)).shown_B.tolist()
+
+
+def test_states_are_shown_what_will_be_learned_and_nothing_else():
+    worker = Worker(small_settings(input={"on_late": "skip"}))
+    events = [event("u", 1), event("v", 2, late=True), event("bot", 3)]
+    assert shown(worker, events) == [True, False, True]
+    assert shown(worker, events, learn=False) == [False] * 3
+    contexts = worker.histories.stage(events).contexts
+    assert not contexts.shown_B.any()
+    assert not worker.learner.show(contexts, worker.learner.plan_nothing()).shown_B.any()
+
+
+def test_states_are_not_shown_what_users_in_quarantine_do():
+    worker = Worker()
+    users = [f"u{n % 9}" for n in range(90)] + ["bot"] * 60
+    loss = np.array([2.0] * 90 + [9.0] * 60)
+    worker.learner.quarantine.learn(np.array([key64(user) for user in users]), loss)
+    events = [event("u1", 1), event("bot", 2), event("u2", 3)]
+    assert shown(worker, events, quarantine_above=3.0) == [True, False, True]
+    assert shown(worker, events, quarantine_above=0.0) == [True] * 3

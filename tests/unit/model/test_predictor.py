@@ -320,3 +320,41 @@ def test_scores_hold_the_support_of_their_time():
     worker = trained()
     contexts = replace(worker.histories.stage(random_events(3, seed=1)).contexts)
     assert worker.predictor.predict(contexts, exclude_seen=False)[0].support == worker.model.items.size
+
+
+@pytest.mark.parametrize("index", [0, 3, 11])
+def test_no_state_sees_an_event_at_or_after_its_moment(index):
+    """Another item in one event: what was known before that event says the same of everything, the rest need not."""
+    worker = trained()
+    events = random_events(12, seed=4)
+    changed = [*events]
+    changed[index] = msgspec.structs.replace(events[index], item_id=29, item_key=key64(29))
+    looks = []
+    for batch in (events, changed):
+        contexts = worker.histories.stage(batch).contexts
+        contexts = worker.learner.show(contexts, worker.learner.plan(contexts))
+        looks.append((contexts, worker.predictor.predict(contexts, exclude_seen=False)[0].candidates))
+    earlier = looks[0][0].moment_Q <= index
+    assert earlier.any()
+    for one, other in (("rows_QC", np.array_equal), ("features_QCF", np.allclose)):
+        ours, theirs = (getattr(lists, one)[earlier] for _, lists in looks)
+        width = min(ours.shape[1], theirs.shape[1])
+        assert other(ours[:, :width], theirs[:, :width])
+        assert not ours[:, width:].any()
+    later = ~earlier
+    assert later.any()
+    assert not np.array_equal(looks[0][1].features_QCF[later], looks[1][1].features_QCF[later])
+
+
+def test_what_others_just_did_is_seen_within_the_micro_batch_where_it_is_learned():
+    worker = trained()
+    events = [event("u1", 3, 1.8e9), event("u2", 7, 1.8e9), event("u3", 9, 1.8e9)]
+    contexts = worker.histories.stage(events).contexts
+    place = worker.model.mixture.names.index("popularity_now")
+    seven = int(worker.model.items.lookup(np.array([key64(7)]))[0])
+    for learn in (True, False):
+        shown = worker.learner.show(contexts, worker.learner.plan(contexts, learn=learn))
+        view = worker.model.views(shown).all[place]
+        p = view.score(shown.after_B.astype(np.int64), np.full((3, 1), seven, np.int32))[:, 0]
+        assert (p[1] > p[0]) == learn
+        assert (p[0] == p[1] == p[2]) == (not learn)
