@@ -15,6 +15,8 @@ Id = str | int
 
 DEFAULT_TYPE = "event"
 """The event type of a record that names none."""
+SEGMENT_LENGTH = 64
+"""Characters of a segment's name."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -68,3 +70,9 @@ def event_of(
         type_key=key64(event_type),
         **rest,
     )
+
+
+def segment_of(event: Event, feature: str) -> str | None:
+    """Return the segment that an event is in by one of its features: text, an integer or a boolean; None: in none."""
+    value = (event.features or {}).get(feature)
+    return str(value)[:SEGMENT_LENGTH] if isinstance(value, str | int) and value != "" else None

@@ -42,6 +42,7 @@ COUNTERS: Mapping[str, Declared] = {
     "rebalances": ("Changes of the assigned partitions.", ()),
     "learn_steps": ("Learning steps, by result.", ("result",)),
     "drift_detected": ("Drift detections, by signal.", ("signal",)),
+    "drift_detected_in_segment": ("Drift detections in a segment, by its value of drift.segment.", ("segment",)),
     "adaptations": ("Actions of the policy on drift, by action.", ("action",)),
     "quarantined_events": ("Events that were not learned because their user was in quarantine.", ()),
     "items_admitted": ("Items admitted to the vocabulary.", ()),
@@ -207,9 +208,11 @@ class Metrics:
         for component, weight in weights.items():
             self._gauges["mixture_weight"].labels(self._labels.admit("component", component)).set(weight)
 
-    def drift(self, signal: str) -> None:
-        """A detector went off."""
+    def drift(self, signal: str, segment: str = "") -> None:
+        """A detector went off; `segment` is empty where it is about the whole stream."""
         self._counters["drift_detected"].labels(self._labels.admit("signal", signal)).inc()
+        if segment:
+            self._counters["drift_detected_in_segment"].labels(self._labels.admit("segment", segment)).inc()
 
     def adapted(self, actions: Iterable[str], active: Mapping[str, bool], quarantined: int) -> None:
         """These actions began with a micro-batch, these are under way, and so many of its events were left out."""

@@ -14,6 +14,7 @@ import structlog
 
 from consumer.dead_letters import DeadLetterLimit, reasons_of
 from consumer.decode import Decoder
+from consumer.events import segment_of
 from consumer.histories import Histories
 from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
@@ -24,6 +25,7 @@ from incremental.degradation import RECOVERED
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from incremental.plan import active
+from incremental.quarantine import NOBODY, among, hidden_users
 from model.model import Model
 from model.predictor import Predictor
 from model.state import State
@@ -138,15 +140,24 @@ class Parts:
             self.unsent = []
             return self.learner.pass_over(plan)
         contexts = scored.staged.contexts
-        watched = ~self.learner.left_out(contexts, plan)
+        left_out = hidden_users(contexts) if plan.learn else NOBODY
         found = self.evaluation.update(
-            contexts, scored.scores, exclude_seen=plan.exclude_seen, event=self.events, watched_B=watched
+            contexts,
+            scored.scores,
+            exclude_seen=plan.exclude_seen,
+            event=self.events,
+            watched_B=~among(contexts.event_user_B, left_out),
+            segment_B=self._segments(considered.events),
         )
-        learned = self.learner.learn(contexts, scored.scores, plan)
+        learned = self.learner.learn(contexts, scored.scores, plan, left_out)
         answered = self.learner.adaptation.react(found) if plan.learn else found  # who does not learn does not act
         self.unsent = answered + verdicts_told(learned.verdicts, self.events)
         self.events += len(considered.events)
         return learned
+
+    def _segments(self, events: Sequence[Event]) -> list[str | None]:
+        feature = self.settings.drift.segment
+        return [segment_of(event, feature) for event in events] if feature else []
 
     def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
         """Make records history without predicting or learning from them, and count their micro-batch."""
@@ -240,7 +251,7 @@ class Parts:
         for found in self.unsent:
             log.info("drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action)
             if found.is_alarm:
-                self.metrics.drift(found.signal)
+                self.metrics.drift(found.signal, found.segment)
             elif found.signal == RECOVERED:
                 self.metrics.recovered_from_drift(self.evaluation.degradation.lasted)
         self.metrics.degraded(now=self.evaluation.degradation.since is not None)

@@ -304,7 +304,7 @@ def _cell(value: float | None, *, best: bool) -> str:
 
 def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{found['event']:,}</td><td class=text>{escape(signal_in_words(found['signal']))}</td>"
+        f"<tr><td>{found['event']:,}</td><td class=text>{escape(_signal(found))}</td>"
         f"<td>{escape(found.get('detector', '-'))}</td>{_cell(found.get('before'), best=False)}"
         f"{_cell(found.get('after'), best=False)}<td class=text>{escape(in_words(found['action']))}</td></tr>"
         for found in drift
@@ -312,6 +312,11 @@ def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     names = ("event", "signal", "detector", "before", "after", "action")
     head = "".join(f"<th{' class=text' if name in {'signal', 'action'} else ''}>{name}</th>" for name in names)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _signal(found: Mapping[str, Any]) -> str:
+    words, segment = signal_in_words(found["signal"]), found.get("segment")
+    return f"{words}: {segment}" if segment else words
 
 
 def _terms(words: Mapping[str, str]) -> str:

@@ -40,6 +40,7 @@ SIGNALS = {
     "active_users": "chance that two events are of one user",
     "event_type/log_loss": "log-loss of the next event type (nats)",
     "next_event_s/pinball": "loss of the time to the next event (log-seconds)",
+    "segment/log_loss": "log-loss of the mixture in a segment (nats)",
     "champion/network": "network: loss of its past copy, and of what came of it (nats)",
     "champion/ranker": "ranker: loss of its past copy, and of what came of it (nats)",
     "recovered": "the log-loss is back where it was (nats)",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from consumer.describe_settings import HIDDEN
 from consumer.errors import ConfigError
-from consumer.mapping import field_mapping
+from consumer.mapping import FEATURE_PREFIX, field_mapping
+from consumer.presets import PRESETS
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
@@ -90,6 +91,13 @@ def _mapping(settings: Settings) -> Iterator[str]:
         yield str(error)
 
 
+def _segment(settings: Settings) -> Iterator[str]:
+    """A feature that segments are made by is mapped, or may be in the object that `features` is mapped to."""
+    feature, mapped = settings.drift.segment, PRESETS[settings.input.preset].keys() | settings.input.map.keys()
+    if feature and not mapped & {"features", f"{FEATURE_PREFIX}{feature}"}:
+        yield f'drift.segment = {feature!r}: input.map must say where it is, "{FEATURE_PREFIX}{feature}" = "..."'
+
+
 def _hidden(settings: Settings) -> Iterator[str]:
     """Text that `tidemill config show` has written does not hold the secrets."""
     kafka = settings.kafka
@@ -99,4 +107,4 @@ def _hidden(settings: Settings) -> Iterator[str]:
         yield f"kafka.properties.{name}: {HIDDEN} stands for a value that was not shown; set the value"
 
 
-RULES: tuple[Rule, ...] = (_sizes, _topics, _names, _login, _certificates, _mapping, _hidden)
+RULES: tuple[Rule, ...] = (_sizes, _topics, _names, _login, _certificates, _mapping, _segment, _hidden)

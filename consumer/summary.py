@@ -70,6 +70,7 @@ _DETECTION = {"event": _COUNT, "signal": {"type": "string"}, "action": {"type": 
     "detector": {"type": "string"},
     "before": {"type": "number"},
     "after": {"type": "number"},
+    "segment": {"type": "string"},
 }
 
 SUMMARY_SCHEMA: dict[str, Any] = {

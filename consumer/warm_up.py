@@ -40,7 +40,7 @@ def warm_up() -> None:
         contexts = learner.show(staged.contexts, plan)
         scores, predictions = predictor.predict(contexts, exclude_seen=True)
         histories.apply(staged, predictions.keys_BK)
-        learner.learn(contexts, scores, plan)
+        learner.learn(contexts, scores, plan, learner.left_out(plan))
 
 
 def _event(number: int) -> Event:

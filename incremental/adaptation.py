@@ -54,8 +54,8 @@ class Adaptation:
         return over and "dismiss_champion" not in self._due
 
     def react(self, detections: Sequence[Detection]) -> list[Detection]:
-        """Note what is to be done about detections; return them with their actions."""
-        return [self._answer(detection) for detection in detections]
+        """Note what is to be done about alarms; return all records, alarms with their actions."""
+        return [self._answer(found) if found.is_alarm else found for found in detections]
 
     def order(self, action: Action) -> None:
         """Note that an action is due whatever the signals say."""
@@ -95,10 +95,15 @@ class Adaptation:
             if self._is_on("short_half_lives", settings.half_life_for_events)
             else 0.0,
             rehearse_since=since if self._is_on("rehearse_recent", settings.rehearse_recent_for_events) else 0,
-            quarantine_above=settings.quarantine_above if settings.enabled and settings.quarantine else 0.0,
+            quarantine_above=self._quarantine_above(),
             score_champion=self.guarded and draw % settings.champion_every_batches == 0,
             actions=tuple(self._due),
         )
+
+    def _quarantine_above(self) -> float:
+        settings = self._settings
+        paused = self._is_on("pause_quarantine", settings.pause_quarantine_for_events)
+        return settings.quarantine_above if settings.enabled and settings.quarantine and not paused else 0.0
 
     def _factor(self, age: int | None) -> float:
         settings = self._settings

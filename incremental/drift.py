@@ -49,6 +49,8 @@ ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
 LOST_HITS, KNOWN_MISSES = "lost_hits", "misses/known"
+SEGMENT_LOSS = "segment/log_loss"
+"""What a segment's alarm is called; the detectors of single segments have a number behind it."""
 SUDDEN_BLOCKS = 6
 SUDDEN_PLACE = 12
 DETECTORS = ("adwin", "page_hinkley", "kswin")
@@ -59,7 +61,10 @@ Change = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A signal rose. `event` is its place in the stream; `before` and `after` are means of the signal."""
+    """A signal rose. `event` is its place in the stream; `before` and `after` are means of the signal.
+
+    `segment` is empty where the whole stream is meant.
+    """
 
     event: int
     signal: str
@@ -67,6 +72,7 @@ class Detection:
     before: float
     after: float
     action: str = "observe"
+    segment: str = ""
 
     @property
     def is_alarm(self) -> bool:
@@ -108,11 +114,13 @@ def kswin(tests: int) -> RiverDetector:
 def detectors_of(signal: str) -> tuple[str, ...]:
     """Return the names of a signal's detectors.
 
-    ADWIN takes values for independent: not so the losses of single components, which follow the users of the hour.
+    ADWIN takes values for independent: not so the losses of single components or segments, which follow the users of
+    the hour.
     """
     if signal == "log_loss":
         return DETECTORS
-    return ("page_hinkley",) if signal == LOST_HITS or signal.startswith("log_loss/") else ("adwin", "page_hinkley")
+    alone = signal == LOST_HITS or signal.startswith(("log_loss/", SEGMENT_LOSS))
+    return ("page_hinkley",) if alone else ("adwin", "page_hinkley")
 
 
 class DriftMonitor:
@@ -146,6 +154,10 @@ class DriftMonitor:
     def level(self, signal: str, blocks: int) -> float | None:
         """Return the mean of the latest blocks of a signal since its last alarm; None while there are not so many."""
         return self._watches[signal].level(blocks)
+
+    def restart(self, signal: str) -> None:
+        """Let the detectors of a signal begin anew with what comes next."""
+        self._watches[signal].restart()
 
     def state(self) -> dict[str, dict[str, list[float]]]:
         """Return signal → the values that its detectors are rebuilt from; fit for JSON."""
@@ -186,6 +198,11 @@ class _Watch:
     def level(self, blocks: int) -> float | None:
         """Return the mean of the latest blocks."""
         return sum(self._blocks[-blocks:]) / blocks if len(self._blocks) >= blocks else None
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._rest = []
+        self._begin()
 
     def state(self) -> dict[str, list[float]]:
         """Return the values that define this watch."""

@@ -23,12 +23,15 @@ from incremental.outcomes import (
     TypeOutcomes,
 )
 from incremental.prequential import Prequential
+from incremental.segments import Segments
 from incremental.signals import OURS, Signals, names
 from model.gaps import CELL, QUANTILES
 from model.mixture import BUCKETS
 from model.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from incremental.settings import DriftSettings, EvaluationSettings
     from model.contexts import Bool, Contexts, Float64
     from model.predictor import Scores
@@ -53,13 +56,22 @@ class Evaluation:
         self.signals = Signals(components, model.max_types + 1)
         self.degradation = Degradation(drift)
         self.drift = DriftMonitor(names(components), drift.warm_up_events) if drift.enabled else None
+        self._segments = Segments(drift) if drift.enabled and drift.segment else None
 
     def update(
-        self, contexts: Contexts, scores: Scores, *, exclude_seen: bool, event: int, watched_B: Bool | None = None
+        self,
+        contexts: Contexts,
+        scores: Scores,
+        *,
+        exclude_seen: bool,
+        event: int,
+        watched_B: Bool | None = None,
+        segment_B: Sequence[str | None] = (),
     ) -> list[Detection]:
         """Take in a scored micro-batch that begins with event number `event`; return the drifts that it revealed.
 
-        Drift is looked for in the events `watched_B` alone; None: in all.
+        Drift is looked for in the events `watched_B` alone; None: in all. `segment_B` are their values of the feature
+        `drift.segment`, where that is set.
         """
         kind_B = np.where(contexts.learn_B, np.where(contexts.first_B, FIRST, SCORED), IGNORED).astype(np.uint8)
         observed = Observed(
@@ -79,6 +91,9 @@ class Evaluation:
         known_B = scores.bucket_B == len(BUCKETS)
         values = self.signals.values(observed, outcomes, scores.type_B, scores.log_gap_B, known_B, watched_B)
         alarms = self.drift.update(values, event)
+        if self._segments is not None:
+            watched_B = (kind_B == SCORED) if watched_B is None else watched_B & (kind_B == SCORED)
+            alarms += self._segments.update(segment_B, -scores.log_prob_B, watched_B, event)
         return alarms + self.degradation.update(self.drift, alarms, event)
 
     def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
@@ -108,6 +123,8 @@ class Evaluation:
         state = State(values={"drift": {} if self.drift is None else self.drift.state()})
         state.put("signals", self.signals.state())
         state.put("degradation", self.degradation.state())
+        if self._segments is not None:
+            state.put("segments", self._segments.state())
         return state
 
     def load(self, state: State) -> None:
@@ -116,6 +133,8 @@ class Evaluation:
         self.degradation.load(state.take("degradation"))
         if self.drift is not None:
             self.drift.load_state(state.values["drift"])
+        if self._segments is not None and "segments" in state.values:
+            self._segments.load(state.take("segments"))
 
 
 def _types(scores: Scores) -> TypeOutcomes:

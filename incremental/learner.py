@@ -19,7 +19,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from incremental.adaptation import Adaptation
@@ -36,7 +35,7 @@ from model.vocabulary import UNKNOWN
 if TYPE_CHECKING:
     from incremental.champion import Verdict
     from incremental.settings import LearningSettings, PolicySettings
-    from model.contexts import Contexts
+    from model.contexts import Contexts, Int64
     from model.model import Model
     from model.predictor import Scores
     from model.settings import PredictionSettings
@@ -112,13 +111,12 @@ class Learner:
         self.batch = plan.batch
         return Learned(0, 0, 0, 0, None)
 
-    def learn(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> Learned:
-        """Do what the plan says; the only place where what predicts is changed."""
+    def learn(self, contexts: Contexts, scores: Scores, plan: LearnPlan, left_out: Int64) -> Learned:
+        """Do what the plan says, without the users `left_out`; the only place where what predicts is changed."""
         if not plan.learn:
             return self.pass_over(plan)
         self.batch = plan.batch
         verdicts = self._adapt(contexts, scores, plan)
-        left_out = self.quarantine.users(plan.quarantine_above)
         self.quarantine.learn(contexts.event_user_B[contexts.learn_B], -scores.log_prob_B[contexts.learn_B])
         accepted = int(contexts.learn_B.sum())
         contexts = replace(contexts, learn_B=contexts.learn_B & ~among(contexts.event_user_B, left_out))
@@ -131,13 +129,13 @@ class Learner:
         self.events += accepted
         return Learned(len(kept), rehearsed, admitted, evicted, loss, accepted - len(kept), verdicts)
 
-    def left_out(self, contexts: Contexts, plan: LearnPlan) -> npt.NDArray[np.bool_]:
-        """Return which events are of users in quarantine."""
-        return among(contexts.event_user_B, self.quarantine.users(plan.quarantine_above))
+    def left_out(self, plan: LearnPlan) -> Int64:
+        """Return the keys of the users that are in quarantine in the micro-batch of a plan."""
+        return self.quarantine.users(plan.quarantine_above)
 
     def show(self, contexts: Contexts, plan: LearnPlan) -> Contexts:
         """Let the states of a micro-batch look at those of its events that will be learned: none where nothing is."""
-        shown_B = contexts.learn_B & ~self.left_out(contexts, plan)
+        shown_B = contexts.learn_B & ~among(contexts.event_user_B, self.left_out(plan))
         return replace(contexts, shown_B=shown_B & plan.learn)
 
     def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:

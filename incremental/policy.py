@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from incremental.settings import PolicySettings
 
 Action = Literal[
+    "pause_quarantine",
     "short_half_lives",
     "rehearse_recent",
     "boost_learning_rate",
@@ -51,6 +52,7 @@ class Rule:
 
 
 NEW_WORLD: tuple[Action, ...] = (
+    "pause_quarantine",
     "short_half_lives",
     "rehearse_recent",
     "boost_learning_rate",
@@ -58,7 +60,7 @@ NEW_WORLD: tuple[Action, ...] = (
     "restart_mixture",
     "restart_ranker",
 )
-"""For a change after which little of what was learned is still true."""
+"""For a change after which little of what was learned is still true; who acted after it is then no stranger."""
 
 TABLE: tuple[Rule, ...] = (
     Rule("lost_hits", 0.7, NEW_WORLD),

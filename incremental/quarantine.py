@@ -2,8 +2,9 @@
 
 A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
 least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, is left out of
-learning, and of the signals that drift is looked for in, until that is no longer so. Where behaviour changes, everyone
-is hard to predict, and nobody stands out.
+learning, and of the signals that drift is looked for in, until that is no longer so. Just after a change of
+everything the window holds users who acted before it, beside whom those who act now stand out wrongly: the policy
+pauses the rule then.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from model.state import State
 
 if TYPE_CHECKING:
-    from model.contexts import Bool, Float64, Int64
+    from model.contexts import Bool, Contexts, Float64, Int64
 
 WINDOW = 2048
 LEAST = 48
 KNOWN = 8
 """Events that a user needs to count among the others."""
+NOBODY: Int64 = np.zeros(0, np.int64)
 
 
 class Quarantine:
@@ -33,12 +35,12 @@ class Quarantine:
     def users(self, above: float) -> Int64:
         """Return the keys of the users to be left out, sorted; none where `above` is 0."""
         if above <= 0.0 or not len(self._user):
-            return np.zeros(0, np.int64)
+            return NOBODY
         users, index, count = np.unique(self._user, return_inverse=True, return_counts=True)
         loss = np.bincount(index, self._loss)
         known = count >= KNOWN
         if not known.any():
-            return np.zeros(0, np.int64)
+            return NOBODY
         usual = float(np.median(loss[known] / count[known]))
         left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + above)]
         return left_out
@@ -63,3 +65,9 @@ def among(user_B: Int64, left_out: Int64) -> Bool:
     if not len(left_out):
         return np.zeros(len(user_B), np.bool_)
     return np.isin(user_B, left_out)
+
+
+def hidden_users(contexts: Contexts) -> Int64:
+    """Return the keys of the users in quarantine, of those who act in a micro-batch: their events are not shown."""
+    users: Int64 = np.unique(contexts.event_user_B[contexts.learn_B & ~contexts.shown_B])
+    return users

@@ -63,6 +63,13 @@ class DriftSettings(Section):
     new_normal_after_events: Count = Field(200_000, json_schema_extra=OPERATIONAL)
     """What has not recovered after so many events is the usual level from then on."""
 
+    segment: str = Field("", json_schema_extra=OPERATIONAL)
+    """Watch the log-loss per value of this feature too, such as `country`; `input.map` must map it. Empty: do not."""
+    max_segments: Annotated[int, Field(ge=1, le=63)] = Field(16, json_schema_extra=OPERATIONAL)
+    """Values that are watched each by itself; all others together are `other`."""
+    segment_events: Count = Field(1_000, json_schema_extra=OPERATIONAL)
+    """Events of a value before it is watched by itself."""
+
 
 class PolicySettings(Section):
     """What is done about drift. `incremental/policy.py` says which signal calls for which action."""
@@ -72,16 +79,16 @@ class PolicySettings(Section):
     cool_down_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
     """An action is not begun again within so many events of its last beginning."""
     short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
-    """Let the counting memories forget faster for a while: no half-life is longer than ..."""
-    half_life_events: Positive = Field(100.0, json_schema_extra=OPERATIONAL)
+    """Let the quicker counting memories forget still faster for a while: their half-life is no longer than ..."""
+    half_life_events: Positive = Field(200.0, json_schema_extra=OPERATIONAL)
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    rehearse_recent: bool = Field(True, json_schema_extra=OPERATIONAL)
+    rehearse_recent: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Rehearse only windows that began after the alarm ..."""
     rehearse_recent_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    boost_learning_rate: bool = Field(True, json_schema_extra=OPERATIONAL)
+    boost_learning_rate: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Raise the learning rate of the network ..."""
     learning_rate_factor: Annotated[float, Field(ge=1.0, le=10.0)] = Field(1.5, json_schema_extra=OPERATIONAL)
     """... to so many times what it is, at first ..."""
@@ -99,6 +106,10 @@ class PolicySettings(Section):
     """Do not learn from users who act much and cost far more log-loss than others, such as bots: ..."""
     quarantine_above: Positive = Field(0.75, json_schema_extra=OPERATIONAL)
     """... by so many nats."""
+    pause_quarantine: bool = Field(True, json_schema_extra=OPERATIONAL)
+    """Learn from everyone after a change of everything, when whoever acts is hard to predict ..."""
+    pause_quarantine_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    """... during so many events."""
     roll_back: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Return to the weights from before an action where it made things worse: a copy of them goes on scoring ..."""
     champion_every_batches: Count = Field(16, json_schema_extra=OPERATIONAL)

@@ -47,12 +47,18 @@ COMPONENTS = (
     "next_item",
     "transitions",
     "co_occurrence",
+    "next_item_now",
+    "transitions_now",
+    "co_occurrence_now",
     "similar_sessions",
     "latest_items",
 )
 """What can tell what comes next, in the order of the mixture's weights."""
 SUMMITS = ("transformer", "next_item", "similar_sessions")
 """Components whose largest probability among the candidates the ranker is told."""
+
+QUICK_SHARE = 4
+"""The memory of the shorter half-life holds this part of what the other one holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class Model:
         self.own_items = OwnItems(self.items)
         half_life, memory = settings.memory_half_life_events, settings.memory_transitions
         self.transitions = Transitions(self.items, half_life, memory)
+        short = settings.memory_short_half_life_events
+        self.transitions_now = Transitions(self.items, short, memory // QUICK_SHARE, "transitions_now")
         self.sessions = Sessions(self.items, half_life, settings.memory_sessions)
         self.replies = Replies(self.items)
         self.latest_items = LatestItems(self.items)
@@ -109,6 +117,7 @@ class Model:
             self.own_items,
             self.replies,
             self.transitions,
+            self.transitions_now,
             self.sessions,
             self.latest_items,
             self.statistics,
@@ -129,6 +138,7 @@ class Model:
             own_counts,
             self.replies.view(contexts, smoothing),
             *self.transitions.views(contexts, smoothing),
+            *self.transitions_now.views(contexts, smoothing),
             self.sessions.view(contexts, smoothing),
             latest,
         )
@@ -139,15 +149,17 @@ class Model:
     def count(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
         """Let every memory that only counts learn from some events of a micro-batch, in stream order.
 
-        Those that forget by half-lives forget at least as fast as `longest_half_life` says, in events.
+        The quicker of those that are kept at two half-lives forget at least as fast as `longest_half_life` says, in
+        events; the slower ones keep what they have, for when it is true again.
         """
         rows = self.items.lookup(contexts.event_item_B[kept])
-        self.popularity.learn(rows, longest_half_life)
+        self.popularity.learn(rows)
         self.popularity_now.learn(rows, longest_half_life)
         self.replies.learn(contexts, kept)
         self.latest_items.push(rows)
-        self.transitions.learn(contexts, kept, longest_half_life)
-        self.sessions.learn(contexts, kept, longest_half_life)
+        self.transitions.learn(contexts, kept)
+        self.transitions_now.learn(contexts, kept, longest_half_life)
+        self.sessions.learn(contexts, kept)
         self.statistics.learn(contexts, kept)
 
     def evict(self, rows: Sequence[int]) -> None:

@@ -10,7 +10,6 @@ context the latest POSTINGS postings are looked at; of the sessions found the NE
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -106,15 +105,12 @@ class Sessions:
         """Return the number of each row's open session, -1 where there is none: nobody is similar to oneself."""
         return np.array([self._open.get(user, -1) for user in contexts.user_R.tolist()], np.int64)
 
-    def learn(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
-        """Add some events of a micro-batch to their sessions, in stream order.
-
-        While they are added the half-life is at most `longest_half_life`: sessions age by more than one event each.
-        """
+    def learn(self, contexts: Contexts, kept: Int64) -> None:
+        """Add some events of a micro-batch to their sessions, in stream order."""
         self._reserve(self.items.rows, len(kept))
         session_B = self._slots(contexts, kept)
         rows = self.items.lookup(contexts.event_item_B[kept])
-        post(session_B, rows, self._rings, max(1, round(self._half_life / longest_half_life)))
+        post(session_B, rows, self._rings)
 
     def _slots(self, contexts: Contexts, kept: Int64) -> Int64:
         """Return the number of the session that each event joins, after beginning those that are new."""
@@ -190,12 +186,11 @@ def post(
     session_B: Int64,
     rows: Rows,
     rings: Rings,
-    ageing: int,
 ) -> None:
-    """Append each item to its session; its first time there is posted. An event ages the others by `ageing`."""
+    """Append each item to its session; its first time there is posted."""
     capacity, ring = len(rings.length), len(rings.posted)
     for event in range(len(rows)):
-        rings.made[2] += ageing
+        rings.made[2] += 1
         slot, row = session_B[event] % capacity, rows[event]
         if session_B[event] < rings.made[0] - capacity or rings.length[slot] >= LENGTH:
             continue  # overwritten within this very micro-batch

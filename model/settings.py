@@ -48,6 +48,8 @@ class ModelSettings(Section):
     """After so many events a count of the faster popularity weighs half."""
     memory_half_life_events: Positive = Field(200_000.0, json_schema_extra=IDENTITY)
     """After so many events a transition, or a similar session, weighs half."""
+    memory_short_half_life_events: Positive = Field(3_000.0, json_schema_extra=IDENTITY)
+    """After so many events a transition weighs half in a second memory of them, which follows changes sooner."""
     memory_transitions: Annotated[int, Field(ge=1024)] = Field(4_000_000, json_schema_extra=IDENTITY)
     """Pairs of items whose transitions are counted (16 bytes each); the oldest make room."""
     memory_sessions: Annotated[int, Field(ge=16)] = Field(100_000, json_schema_extra=IDENTITY)

@@ -3,7 +3,8 @@
 Every item keeps a bounded list of neighbours with three decayed counts: it came right after, it came two to LAGS
 events later, it came up to LAGS events earlier. A later event weighs lag ** -0.5, and less across the border of a
 session. Three components read the one memory: the first order (right after the latest item), the forward counts of
-the latest CONTEXT items, and the same with the backward counts added (co-occurrence).
+the latest CONTEXT items, and the same with the backward counts added (co-occurrence). There are two such memories, of
+a long and a short half-life: what changes is found in the second, what comes back in the first.
 
 Bounds. An item has at most 256 neighbours; a new one takes the place of the weakest. Neighbours live in blocks of
 16; when the memory holds no free block, the block that was handed out longest ago is emptied and handed out again.
@@ -81,10 +82,8 @@ class Blocks(NamedTuple):
 class Transitions:
     """The memory of neighbours. `capacity` is in neighbours, `half_life` in events."""
 
-    name = "transitions"
-    names = ("next_item", "transitions", "co_occurrence")
-
-    def __init__(self, items: Vocabulary, half_life: float, capacity: int) -> None:
+    def __init__(self, items: Vocabulary, half_life: float, capacity: int, name: str = "transitions") -> None:
+        self.name = name
         self.items = items
         self._growth = 2.0 ** (1.0 / half_life)
         self._increment = 1.0
@@ -92,7 +91,7 @@ class Transitions:
         self._blocks = Blocks.empty()
 
     def views(self, contexts: Contexts, smoothing: Smoothing) -> tuple[SparseView, SparseView, SparseView]:
-        """Look at a micro-batch in three ways, in the order of `names`."""
+        """Look at a micro-batch in three ways: first order, forward, co-occurrence."""
         height, shown = self.items.rows, np.flatnonzero(contexts.shown_B)
         sequences = self.items.lookup(contexts.items_RT), contexts.session_RT
         added = pairs_of(*sequences, *places_of(contexts, shown), self._increment, self._growth, height)

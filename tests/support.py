@@ -144,7 +144,7 @@ class Worker:
         staged = replace(staged, contexts=self.learner.show(staged.contexts, plan))
         scores, predictions = self.predictor.predict(staged.contexts, exclude_seen=plan.exclude_seen)
         self.histories.apply(staged, predictions.keys_BK)
-        learned = self.learner.learn(staged.contexts, scores, plan)
+        learned = self.learner.learn(staged.contexts, scores, plan, self.learner.left_out(plan))
         return Step(staged, scores, predictions, plan, learned)
 
     def run(self, events: Sequence[Event], batch: int = 16) -> list[Step]:

@@ -5,6 +5,16 @@ f burst of bots · g new catalogue · h natural. Variants, which share a prefix 
 `no_adaptation` (one half-life for all memories, the best of three on the first quarter; no policy) · `online` (no
 policy) · `policy` · `oracle` (of the actions of the policy the best one, ordered at the very event of the change).
 Deficits are areas in hits below the level that `online` had over the 10,000 events before the change.
+
+In pieces, each of which goes on where it was interrupted, and then joined:
+
+    python -m tests.bench drift --data DIR --keep KEPT --json --stream b --seeds 0 > b0.json
+    python -m tests.bench drift --json --merge a.json b0.json b1.json b2.json c0.json ... > drift.json
+
+At full size one piece takes, on a free core that learns 1,000 events per second: b, c, d, e, f, g 12 minutes each for one
+seed (12 variants of 60,000 events), and 3 more for the first of a seed, whose prefixes (150,000 events) the others find
+in KEPT; h 30 minutes for one seed; a 15 minutes, once. All of it with three seeds: 6 hours. A KEPT folder belongs to one
+version of the code and of the settings: others find nothing in it.
 """
 
 from __future__ import annotations
@@ -17,6 +27,7 @@ from pathlib import Path
 
 from consumer.settings import Settings
 from tests.bench import drift_figures as figures
+from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
 from tests.bench.simulator import simulate
@@ -25,11 +36,13 @@ from tests.bench.streams import STREAMS, read
 HALF_LIVES = (10_000.0, 50_000.0, 200_000.0)
 NATURAL = {"globo_news_head": None, "online_retail_uci": 1}
 """Logs of stream h, and the seed by which their ties are shuffled."""
+SHORT_LIVED = ("popularity_now", "next_item_now", "transitions_now", "co_occurrence_now")
+"""Components of the second, shorter half-life."""
 ONCE = 1 << 40
 NO_ACTION = dict.fromkeys(
     (
         *("short_half_lives", "rehearse_recent", "boost_learning_rate", "restart_mixture", "restart_ranker"),
-        *("restart_items", "restart_heads", "quarantine", "roll_back"),
+        *("restart_items", "restart_heads", "quarantine", "pause_quarantine", "roll_back"),
     ),
     False,
 )
@@ -60,6 +73,8 @@ def parse(arguments):
     parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
     parser.add_argument("--set", default="ml1m_pos", help="the log of streams b to g; without --data the simulator")
     parser.add_argument("--items", type=int, default=1500, help="of the simulator")
+    parser.add_argument("--keep", metavar="DIR", help="keep prefixes and traces, and take what is kept there")
+    parser.add_argument("--merge", nargs="+", metavar="FILE", help="run nothing: join the objects of earlier runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
 
@@ -92,47 +107,52 @@ class Prefixes:
 
     def __init__(self, options, log, seed):
         self._options, self._log, self._seed = options, log, seed
-        self._made = {}
+        self._made, self.keep = {}, Keep(options.keep)
 
     def online(self):
-        if "online" not in self._made:
-            self._made["online"] = self._run(policy={"enabled": False})
-        return self._made["online"]
+        return self._once("online", lambda: self._run(policy={"enabled": False}))
 
     def unchanged(self):
         """Return what comes of the log as it is, with the policy, after the place of the change."""
-        if "unchanged" not in self._made:
-            run = self.online().branch(settings_of(self._options, self._seed))
-            self._made["unchanged"] = run.go(self._log[self._options.before :])
-        return self._made["unchanged"]
+        return self._once("unchanged", self._unchanged)
 
     def no_adaptation(self):
         """Of three half-lives the one with the best hit rate on the first quarter goes on."""
-        if "no_adaptation" not in self._made:
-            quarter = self._options.before // 4
-            runs = [self._one_half_life(half_life, quarter) for half_life in HALF_LIVES]
-            best = max(runs, key=lambda run: figures.hit_rate(run.trace))
-            self._made["no_adaptation"] = self._go(best, quarter)
-        return self._made["no_adaptation"]
+        return self._once("no_adaptation", self._best_half_life)
 
-    def _one_half_life(self, half_life, stop):
-        model = {
-            "popularity_half_life_events": half_life,
-            "memory_half_life_events": half_life,
-            "leave_out": "popularity_now",
-        }
-        run = Run(
-            settings_of(self._options, self._seed, model=model, policy={"enabled": False}, drift={"enabled": False})
-        )
-        run.go(self._log[:stop])
-        return run
+    def _once(self, name, make):
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
-    def _run(self, **sections):
-        return self._go(Run(settings_of(self._options, self._seed, **sections)), 0)
+    def _unchanged(self):
+        settings, after = settings_of(self._options, self._seed), self._log[self._options.before :]
+        return self.keep.trace(settings, self._log, lambda: self.online().branch(settings).go(after), "unchanged")
 
-    def _go(self, run, start):
-        run.go(self._log[start : self._options.before])
-        return run
+    def _best_half_life(self):
+        quarter, off = self._options.before // 4, {"enabled": False}
+        runs = [self._run(quarter, model=one_half_life(h), policy=off, drift=off) for h in HALF_LIVES]
+        best = max(runs, key=lambda run: figures.hit_rate(run.trace))
+        before = self._log[: self._options.before]
+        return self.keep.run(best.settings, before, lambda: advanced(best, before[quarter:]))
+
+    def _run(self, stop=None, **sections):
+        settings, log = settings_of(self._options, self._seed, **sections), self._log[: stop or self._options.before]
+        return self.keep.run(settings, log, lambda: advanced(Run(settings), log))
+
+
+def one_half_life(half_life):
+    """Return the model's settings with one half-life for all memories."""
+    return {
+        "popularity_half_life_events": half_life,
+        "memory_half_life_events": half_life,
+        "leave_out": ",".join(SHORT_LIVED),
+    }
+
+
+def advanced(run, log):
+    run.go(log)
+    return run
 
 
 def variants_of(options, stream, prefixes, seed):
@@ -140,10 +160,15 @@ def variants_of(options, stream, prefixes, seed):
     after, wanted, traces = stream.log[stream.change :], options.variants.split(","), {}
 
     def branch(name, prefix, learn=True, order=(), **sections):
-        run = prefix.branch(settings_of(options, seed, **sections))
-        for action in order:
-            run.parts.learner.adaptation.order(action)
-        traces[name] = run.go(after, learn=learn)
+        settings = settings_of(options, seed, **sections)
+
+        def go():
+            run = prefix.branch(settings)
+            for action in order:
+                run.parts.learner.adaptation.order(action)
+            return run.go(after, learn=learn)
+
+        traces[name] = prefixes.keep.trace(settings, stream.log, go, stream.name, stream.change, learn, order)
         say(f"  {name}: hr@10 {figures.hit_rate(traces[name]):.4f}")
 
     online, off = prefixes.online(), {"enabled": False}
@@ -173,15 +198,15 @@ def one_stream(options, name, seed, shared):
     stream = STREAMS[name](log, options.before, seed)
     before = prefixes.online().trace
     traces = variants_of(options, stream, prefixes, seed)
-    row = figures.compare(stream, before, traces)
+    row = {"seed": seed} | figures.compare(stream, before, traces)
     if name in "ef":  # the same events without the change, for comparison
         row["unchanged"] = figures.against(stream, traces["policy"], prefixes.unchanged(), traces)
     return row
 
 
 def natural(options, seed):
-    """Return the hit rates on logs that drift by themselves, over all but the first quarter."""
-    rows = {}
+    """Return the hit rates on logs that drift by themselves, over what comes after the first `--before` events."""
+    rows = {"seed": seed}
     for name, log in zip(NATURAL, log_of(options, "h", seed), strict=True):
         prefixes = Prefixes(options, log, seed)
         stream = STREAMS["h"](log, options.before, seed)
@@ -198,9 +223,15 @@ def bench(options):
         found = figures_of(options, name, seeds, shared)
         result["streams"][name] = found
         say(json.dumps(found.get("targets", found)))
-    targets = [value for stream in result["streams"].values() for value in stream.get("targets", {}).values()]
-    result["holds"] = all(target["holds"] for target in targets)
-    return result
+    return result | {"holds": figures.holds(result["streams"])}
+
+
+def merged(files):
+    """Return one object from those of several runs, each of some streams and seeds; of the same ones the last counts."""
+    results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
+    streams = figures.merged([result["streams"] for result in results])
+    options = [result["options"] for result in results]
+    return {"options": options, "streams": streams, "holds": figures.holds(streams)}
 
 
 def figures_of(options, name, seeds, shared):
@@ -220,7 +251,7 @@ def say(text):
 
 def main(arguments):
     options = parse(arguments)
-    result = bench(options)
+    result = merged(options.merge) if options.merge else bench(options)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0

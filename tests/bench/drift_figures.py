@@ -48,6 +48,8 @@ def compare(stream, before, traces):
         "level": usual,
         "variants": rows,
         "oracle": oracle,
+        "false_alarms": sum(found.is_alarm for found in before.detections),
+        "watched_before": len(before.arrays()[0]),
         "alarms_before": [told(found) for found in before.detections],
         "alarms": [told(found) for found in watched.detections] if watched else [],
         "delay": delay(stream, watched) if watched else None,
@@ -116,6 +118,29 @@ def natural(traces):
     return {name: hit_rate(trace) for name, trace in traces.items()}
 
 
+def merged(parts):
+    """Join the streams of several runs by stream and seed; figures over all seeds are made anew."""
+    streams = {}
+    for part in parts:
+        for name, found in part.items():
+            if "seeds" in found:
+                streams.setdefault(name, {}).update({row["seed"]: row for row in found["seeds"]})
+            else:
+                streams[name] = found
+    return {
+        name: found
+        if "targets" in found or "skipped" in found
+        else summed(name, [found[seed] for seed in sorted(found)])
+        for name, found in sorted(streams.items())
+    }
+
+
+def holds(streams):
+    """Return whether every target holds."""
+    targets = [target for stream in streams.values() for target in stream.get("targets", {}).values()]
+    return all(target["holds"] for target in targets)
+
+
 def summed(name, seeds):
     """Return the rows of all seeds, and the targets that they meet or miss."""
     targets = {} if name == "h" else never_worse(seeds)
@@ -128,7 +153,30 @@ def summed(name, seeds):
         targets["burst"] = target(float(np.mean(shares)), 0.99)
     if name == "e":
         targets |= return_targets(seeds)
-    return {"seeds": seeds, "targets": targets}
+    return {"seeds": seeds, "variants": {} if name == "h" else over_seeds(seeds), "targets": targets}
+
+
+def over_seeds(seeds):
+    """Return each variant's means over the seeds, and its hits beside `online`: window by window, so paired."""
+    return {
+        name: {
+            key: float(np.mean([row["variants"][name][key] for row in seeds]))
+            for key in ("hr@10", "deficit", "recovered_after")
+            if all(key in row["variants"][name] for row in seeds)
+        }
+        | beside_online([row for row in seeds if "online" in row["variants"]], name)
+        for name in seeds[0]["variants"]
+        if all(name in row["variants"] for row in seeds)
+    }
+
+
+def beside_online(rows, name):
+    """Return the hits that a variant has more than `online` in all windows of all seeds, and their standard error."""
+    if not rows:
+        return {}
+    more = np.concatenate([paired(row, name, "online") for row in rows])
+    error = float(more.std(ddof=1) * np.sqrt(len(more))) if len(more) > 1 else None
+    return {"hits_over_online": float(more.sum()), "standard_error": error}
 
 
 def target(value, least):
@@ -162,9 +210,9 @@ def gap_targets(seeds):
     return {"gap_closed": target(float(closed.sum() / gaps.sum()), CLOSED) | {"gap": float(gaps.sum()), "error": error}}
 
 
-def paired(row, name):
-    """Return, window by window, the hits that a variant has more than `no_adaptation`."""
-    hits = [np.array(row["variants"][which]["window_hits"], float) for which in (name, "no_adaptation")]
+def paired(row, name, other="no_adaptation"):
+    """Return, window by window, the hits that a variant has more than another."""
+    hits = [np.array(row["variants"][which]["window_hits"], float) for which in (name, other)]
     return hits[0] - hits[1]
 
 

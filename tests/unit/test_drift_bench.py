@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from support import same_state
 
 from tests.bench import drift_figures as figures
-from tests.bench.drift import one_stream, parse, settings_of
+from tests.bench.drift import advanced, bench, merged, one_stream, parse, settings_of
+from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
 from tests.bench.simulator import simulate
@@ -80,3 +84,43 @@ def test_a_stream_is_the_log_up_to_the_change_and_another_after_it(name):
     after = stream.log[3000:]
     assert not np.array_equal(after.item[after.genuine][:1000], log.item[3000:4000]) or name == "f"
     assert (~after.genuine).any() == (name == "f")
+
+
+def test_what_was_kept_is_taken_and_pieces_are_joined_to_the_same_object(tmp_path, monkeypatch):
+    """Two pieces, each of one seed, give what one run of both seeds gives; a piece that is run again runs nothing."""
+    monkeypatch.delenv("TIDEMILL_BENCH_DATA", raising=False)
+    size = ["--stream", "b", *SMALL, "--before", "1024", "--after", "4096", "--variants", "no_adaptation,online,policy"]
+    whole = bench(parse([*size, "--seeds", "0,1", "--keep", str(tmp_path / "whole")]))
+    files = []
+    for seed in ("1", "0", "0"):
+        options = parse([*size, "--seeds", seed, "--keep", str(tmp_path / "pieces")])
+        files.append(tmp_path / f"{len(files)}.json")
+        steps = []
+        monkeypatch.setattr(Run, "step", counted(Run.step, steps))
+        files[-1].write_text(json.dumps(bench(options)))
+    assert steps == []
+    both = merged(files)
+    assert both["streams"] == json.loads(json.dumps(whole["streams"]))
+    assert both["holds"] == whole["holds"]
+    assert {row["seed"] for row in both["streams"]["b"]["seeds"]} == {0, 1}
+
+
+def counted(step, steps):
+    """Return a step that leaves a note each time."""
+
+    def noted(*arguments, **named):
+        steps.append(1)
+        return step(*arguments, **named)
+
+    return noted
+
+
+def test_a_kept_run_goes_on_as_the_run_itself(tmp_path):
+    options = parse(SMALL)
+    log, settings = simulate(1500, 3, items=300), settings_of(options, 0)
+    run = Keep(tmp_path).run(settings, log[:1000], lambda: advanced(Run(settings), log[:1000]))
+    kept = Keep(tmp_path).run(settings, log[:1000], lambda: None)
+    assert kept.trace.arrays()[0].tolist() == run.trace.arrays()[0].tolist()
+    for one in (run, kept):
+        one.go(log[1000:])
+    assert same_state(run.parts.state(), kept.parts.state())

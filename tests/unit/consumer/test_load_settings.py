@@ -153,6 +153,14 @@ def test_a_key_without_its_certificate_is_told() -> None:
     assert message == "kafka.ssl_keyfile: needs kafka.ssl_certfile"
 
 
+def test_segments_need_a_feature_that_is_mapped() -> None:
+    flags = "drift.segment=country", "input.preset=ga4"
+    message = problems("", {}, *flags)
+    assert message.startswith("drift.segment = 'country': input.map must say where it is")
+    settings = load("", {}, *flags, "input.map.features.country=geo.country")
+    assert settings.drift.segment == "country"
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     message = problems(
         "[kafka]\ngruop = 1\n", {"TIDEMILL_METRICS__PORT": "-1"}, "metrics.prot=1", "x", "log.level=3", folder=tmp_path

@@ -138,11 +138,14 @@ def test_prequential(metrics: Metrics) -> None:
 def test_mixture_drift_users_and_vocabulary(metrics: Metrics) -> None:
     metrics.mixture({"transformer": 0.75, "popularity": 0.25})
     metrics.drift("log_loss")
+    metrics.drift("segment/log_loss", "at")
     metrics.histories(9)
     metrics.vocabulary(items=7, admitted=8, evicted=1)
     metrics.vocabulary(items=8, admitted=1, evicted=0)
     assert value(metrics, "mixture_weight", component="transformer") == 0.75
     assert value(metrics, "drift_detected_total", signal="log_loss") == 1
+    assert value(metrics, "drift_detected_total", signal="segment/log_loss") == 1
+    assert value(metrics, "drift_detected_in_segment_total", segment="at") == 1
     assert value(metrics, "users") == 9
     assert value(metrics, "items") == 8
     assert value(metrics, "items_admitted_total") == 9

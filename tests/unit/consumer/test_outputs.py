@@ -128,5 +128,6 @@ def test_a_drift_record_says_what_was_seen_and_done():
         "after": 2.5,
         "size": 1.5,
         "action": "observe",
+        "segment": "",
         "model_version": "me@3",
     }

@@ -406,3 +406,13 @@ def test_no_output_holds_a_null():
     for record in stream.log.records("predictions"):
         assert b"null" not in record.value
         assert orjson.loads(record.value)["batch"] > 0
+
+
+def test_segments_are_told_apart_by_a_mapped_feature():
+    settings = small_settings(drift={"warm_up_events": 0, "segment": "country", "segment_events": 8})
+    stream = Stream(settings)
+    for number in range(48):
+        country = ("at", "de", 7, None)[number % 4]
+        stream.put(record_value(user_id=f"u{number % 5}", item_id=number % 9, features={"country": country}))
+    stream.drain()
+    assert stream.parts.state().take("evaluation").values["segments"]["names"] == ["other", "de", "7", "at"]

@@ -131,8 +131,11 @@ def test_alarms_actions_and_recoveries_are_marked_apart():
             (9000, "recovered", "after 5000 events"),
         )
     ]
+    drift.append({**drift[0], "signal": "segment/log_loss", "segment": "a<b"})
     words = " ".join(Tags(render_page(a_summary(drift=drift), SERIES)).words)
     for text in ("drift detected", "policy acted", "recovered", "log-loss of markov alone (nats)", "after 5000 events"):
+        assert text in words
+    for text in ("log-loss of the mixture in a segment (nats): a<b",):
         assert text in words
 
 

@@ -17,8 +17,11 @@ from incremental.interventions import intervene
 from incremental.plan import LearnPlan, Measures, active
 from incremental.policy import NEW_WORLD, OBSERVE
 from incremental.settings import PolicySettings
+from model.model import COMPONENTS
 
 SETTINGS = PolicySettings(
+    short_half_lives=True,
+    rehearse_recent=True,
     cool_down_events=1000,
     half_life_events=50.0,
     half_life_for_events=100,
@@ -51,7 +54,7 @@ def test_without_an_alarm_nothing_is_done():
 def test_an_alarm_begins_actions_that_last_and_fade():
     adaptation = Adaptation(SETTINGS)
     (told,) = adaptation.react([WORSE])
-    assert told.action == "short_half_lives+rehearse_recent+boost_learning_rate"
+    assert told.action == "pause_quarantine+short_half_lives+rehearse_recent+boost_learning_rate"
     begin = adaptation.measures(7, 1)
     assert begin.actions == ("keep_champion", *told.action.split("+"))
     assert (begin.learning_rate_factor, begin.half_life_events, begin.rehearse_since) == (3.0, 50.0, 7)
@@ -61,6 +64,22 @@ def test_an_alarm_begins_actions_that_last_and_fade():
     assert later.learning_rate_factor == pytest.approx(2.0)
     go_on(adaptation, 1000)
     assert not any(active(plan_of(adaptation.measures(9, 1))).values())
+
+
+def test_the_record_of_a_recovery_is_told_as_it_is():
+    back = Detection(900, "recovered", "log_loss", 8.0, 6.0, "after 400 events")
+    assert Adaptation(SETTINGS).react([back]) == [back]
+
+
+def test_after_a_change_of_everything_everyone_is_learned_from_for_a_while():
+    settings = SETTINGS.model_copy(update={"pause_quarantine_for_events": 100})
+    adaptation = Adaptation(settings)
+    assert adaptation.measures(0, 1).quarantine_above == settings.quarantine_above
+    adaptation.react([WORSE])
+    for _ in range(2):
+        assert adaptation.measures(0, 1).quarantine_above == 0.0
+        go_on(adaptation, 50)
+    assert adaptation.measures(0, 1).quarantine_above == settings.quarantine_above
 
 
 def test_an_action_is_not_begun_again_before_it_has_rested():
@@ -132,8 +151,24 @@ def test_short_half_lives_make_new_counts_weigh_more():
     for worker in (one, other):
         views = worker.model.views(worker.histories.stage([event("x", 3)]).contexts)
         rows = worker.model.items.lookup(worker.histories.stage([event("x", 3)]).contexts.event_item_B)[:, None]
-        shares.append(float(views.all[1].score(np.zeros(1, np.int64), rows)[0, 0]))
+        quick = views.all[COMPONENTS.index("popularity_now")]
+        shares.append(float(quick.score(np.zeros(1, np.int64), rows)[0, 0]))
     assert shares[0] > shares[1] + 0.3
+
+
+def test_the_longer_half_lives_keep_what_they_have():
+    """So that a world which comes back is known again."""
+    one, other = worker_with(half_life_events=1.0), worker_with()
+    for worker in (one, other):
+        worker.run(random_events(320, items=10))
+    one.learner.adaptation.order("short_half_lives")
+    for worker in (one, other):
+        worker.step(random_events(16, seed=3, items=10))
+    left, right = (worker.model.state() for worker in (one, other))
+    for name in ("recency_popularity", "transitions", "similar_sessions"):
+        assert same_state(left.take(name), right.take(name)), name
+    for name in ("popularity_now", "transitions_now"):
+        assert not same_state(left.take(name), right.take(name)), name
 
 
 def test_recent_rehearsal_leaves_older_windows_alone():

@@ -175,7 +175,7 @@ def test_learning_uses_what_was_scored_before_not_after():
     staged, scores, _ = worker.look(events)
     plan = worker.learner.plan(staged.contexts)
     before = worker.model.mixture.state()
-    worker.learner.learn(staged.contexts, scores, plan)
+    worker.learner.learn(staged.contexts, scores, plan, worker.learner.left_out(plan))
     again = type(worker.model.mixture)(worker.model.mixture.names)
     again.load(before)
     again.learn(scores.p_BM, scores.bucket_B)
@@ -190,7 +190,7 @@ def test_a_step_that_is_not_finite_is_told_and_leaves_the_network(monkeypatch):
     plan = worker.learner.plan(staged.contexts)
     before, steps = transformer.state(), worker.learner.steps
     monkeypatch.setattr("model.transformer.TYPE_LOSS", float("inf"))
-    learned = worker.learner.learn(staged.contexts, scores, plan)
+    learned = worker.learner.learn(staged.contexts, scores, plan, worker.learner.left_out(plan))
     assert learned.loss.applied is False
     assert worker.learner.steps == steps
     rows = len(before.arrays["table.weight"])
@@ -210,7 +210,7 @@ def test_the_plan_holds_every_number_that_learning_follows():
     assert plan != other.learner.plan(other.look(events)[0].contexts)
     for worker in (one, other):
         staged, scores, _ = worker.look(events)
-        worker.learner.learn(staged.contexts, scores, plan)
+        worker.learner.learn(staged.contexts, scores, plan, worker.learner.left_out(plan))
     assert same_state(one.learner.state(), other.learner.state())
 
 
