@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 PREFIX = "snapshot-"
 WORKER = "worker"
