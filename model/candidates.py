@@ -100,7 +100,8 @@ def features(
         stream,
         out[:, :, components + 1 :],
     )
-    p_QM = p_QCM[:, :, summits].max(axis=1, initial=0.0)
+    listed_QC = (rows_QC != 0)[:, :, None]  # the padding says `unknown`, and how much there is depends on other states
+    p_QM = p_QCM[:, :, summits].max(axis=1, initial=0.0, where=listed_QC)
     out[:, :, -len(summits) :] = p_QM[:, None, :]
     return out
 
