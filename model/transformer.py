@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 TYPE_LOSS, TIME_LOSS = 0.25, 0.05
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
-TILE = 1 << 22
-"""Logits held at once while a catalogue is scored (16 MB)."""
+TILE, TILE_STATES = 1 << 22, 64
+"""Logits held at once while a catalogue is scored (16 MB), of so many states at most: what is in the cache is read fast."""
 GROUP = 64
 """Items whose maximum stands for them while the best are looked for."""
 BETAS = (0.9, 0.98)
@@ -281,7 +281,7 @@ class TransformerView:
         """Score the catalogue tile by tile: the log of the normaliser and the n best logits of every state."""
         rows, states = self._owner.items.rows, len(self.h_QD)
         weight, bias = self._owner.table.weight[:rows], self._owner.table.bias[:rows]
-        tile = max(16, TILE // rows)
+        tile = min(TILE_STATES, max(16, TILE // rows))
         buffer = torch.empty(min(tile, states), rows)
         self._top = np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)
         self._log_sum_Q = torch.empty(states)

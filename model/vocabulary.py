@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from model.compiled import compiled
 from model.state import Array, State
 
 if TYPE_CHECKING:
@@ -45,17 +46,7 @@ class KeyTable:
 
     def lookup(self, keys: Int64) -> Rows:
         """Return the row of each key, 0 where it is not stored; any shape."""
-        flat = keys.reshape(-1)
-        rows = np.zeros(flat.shape, np.int32)
-        pending = np.flatnonzero(flat != _EMPTY)
-        slot = flat[pending] & self._mask
-        while len(pending):
-            stored = self._keys[slot]
-            hit = stored == flat[pending]
-            rows[pending[hit]] = self._rows[slot[hit]]
-            go_on = ~hit & (stored != _EMPTY)
-            pending, slot = pending[go_on], (slot[go_on] + 1) & self._mask
-        return rows.reshape(keys.shape)
+        return find(np.ascontiguousarray(keys).reshape(-1), self._keys, self._rows).reshape(keys.shape)
 
     def insert(self, key: int, row: int) -> None:
         """Store a key that is not stored yet."""
@@ -81,6 +72,21 @@ class KeyTable:
         self._resize(slots * 2 if 4 * len(live) > slots else slots)
         for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
             self.insert(key, row)
+
+
+@compiled
+def find(keys: Int64, stored: Int64, rows: Rows) -> Rows:
+    """Return the row stored with each key, 0 where there is none; the table's size is a power of two."""
+    found, mask = np.zeros(len(keys), np.int32), len(stored) - 1
+    for index in range(len(keys)):
+        key = keys[index]
+        if key != 0:
+            slot = key & mask
+            while stored[slot] != key and stored[slot] != 0:
+                slot = (slot + 1) & mask
+            if stored[slot] == key:
+                found[index] = rows[slot]
+    return found
 
 
 class Vocabulary:

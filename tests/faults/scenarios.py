@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -107,15 +108,23 @@ def zombie_in_transaction(run: Run) -> None:
 
 
 def twins(run: Run) -> None:
-    """A second process with the same identity: the older one is fenced and ends."""
+    """A second process with the same identity: one of the two is fenced and ends.
+
+    As a rule the older one; where the fence meets a commit whose outcome it cannot know, it recovers and fences the newer.
+    """
+    survivors = Counter[str]()
     for share in run.shares(3 * run.times):
         run.until(share)
         older = run.workers.running[0]
         with run.fault("a twin") as fault:
-            run.workers.start(0)
-            fault.struck = older.wait() in {75, 70}
-        run.facts.append(f"the older twin ended with {older.code}")
+            newer = run.workers.start(0)
+            run.wait(lambda pair=(older, newer): any(one.code is not None for one in pair), "one ends", tend=False)
+            left = newer if newer.code is None else older
+            run.workers.running[0] = left
+            fault.struck = left.code is None and {older.code, newer.code} & {70, 75} != set()
+        survivors["older" if left is older else "newer"] += 1
         run.more(50)
+    run.facts.append(f"who went on: {dict(survivors)}")
 
 
 def join_and_leave(run: Run) -> None:
