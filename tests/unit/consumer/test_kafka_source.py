@@ -155,4 +155,4 @@ def test_a_member_that_joins_sends_no_heartbeats_and_is_not_fenced(client, chang
     source = opened()
     vars(client._coordinator).update(_heartbeat_enabled=False, request_rejoin=lambda: None, **change)
     for _ in range(5):
-        source.poll(LIMITS)
+        assert source.poll(LIMITS).assignment == {TP}
