@@ -54,8 +54,8 @@ def replay_as_run(
 ) -> int:
     """Redo a lineage's journal into fresh `parts`; returns the number of micro-batches.
 
-    Begins as the lineage did where the journal is whole, else from the oldest snapshot kept. Raises StateError where neither fits, and
-    where micro-batch `to_batch` is not there.
+    Begins as the lineage did where the journal is whole, else from the oldest snapshot kept. Raises StateError where
+    neither fits, and where micro-batch `to_batch` is not there.
     """
     journal = Journal(past, TopicPartition(settings.topics.journal, settings.topics.journal_partition), parts.lineage)
     first, last, skipped = _look_through(journal)

@@ -54,9 +54,7 @@ def begin_from_group(parts: Parts, snapshots: Snapshots, settings: Settings) -> 
 
     Returns the SHA-256 of its manifest; None, and nothing changed, where no other worker has one.
     """
-    mine = _application(identity(settings))
-    dated = [one for one in _readable(snapshots) if _application(one[1].identity) == mine]
-    for _, snapshot in sorted(dated, key=lambda one: (one[0], one[1].batch, one[1].name), reverse=True):
+    for snapshot in _latest_first(snapshots, _application(identity(settings))):
         try:
             begun_from = _take_over(parts, snapshot)
         except StateError as error:
@@ -73,7 +71,7 @@ def begin_as_journalled(parts: Parts, snapshots: Snapshots, begun_from: str) -> 
     The lineage's own snapshot of micro-batch 0 was made of it and serves as well. Raises StateError where neither is in
     the store.
     """
-    for _, snapshot in _readable(snapshots):
+    for snapshot in _readable(snapshots):
         own = snapshot.lineage == parts.lineage and snapshot.batch == 0
         if snapshot.manifest_sha256 == begun_from or (own and snapshot.notes.get("begun_from") == begun_from):
             _take_over(parts, snapshot)
@@ -92,12 +90,23 @@ def _take_over(parts: Parts, snapshot: Snapshot) -> str:
     return snapshot.manifest_sha256
 
 
-def _readable(snapshots: Snapshots) -> Iterator[tuple[float, Snapshot]]:
-    """Yield everyone's snapshots and when they were written; those that are damaged, or dropped this moment, not."""
+def _latest_first(snapshots: Snapshots, application: Mapping[str, Any]) -> list[Snapshot]:
+    """Return the snapshots of all workers of an application, by the time at which they were written."""
+    dated = []
+    for snapshot in _readable(snapshots):
+        if _application(snapshot.identity) == application:
+            try:
+                dated.append((snapshot.written_at(), snapshot.batch, snapshot.name, snapshot))
+            except StateError as error:  # its owner has dropped it this moment
+                log.info("a snapshot was passed over", reason=str(error))
+    return [one[-1] for one in sorted(dated, key=lambda one: one[:-1], reverse=True)]
+
+
+def _readable(snapshots: Snapshots) -> Iterator[Snapshot]:
+    """Yield everyone's snapshots with a manifest that can be read."""
     for name in snapshots.names(everyone=True):
         try:
-            snapshot = snapshots.open(name)
-            yield snapshot.written_at(), snapshot
+            yield snapshots.open(name)
         except StateError as error:
             log.info("a snapshot was passed over", reason=str(error))
 

@@ -114,7 +114,10 @@ class SequencePool:
         return self._classes[place[0]].read(place[1], length)
 
     def read_all(self, places: Int64, lengths: Int64) -> Sequence:
-        """Return many sequences by their places [n, 2], one behind the other, without a step per sequence: this is what a snapshot waits for."""
+        """Return many sequences by their places [n, 2], one behind the other.
+
+        Without a step per sequence: this is what a snapshot waits for.
+        """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         total = int(starts[-1])
         out = Sequence(np.zeros(total, np.int64), np.zeros(total, np.int64), np.zeros(total), np.zeros(total, np.bool_))

@@ -1,9 +1,9 @@
 """The worker's loop, one micro-batch at a time: the whole of Tidemill in one function, `Pipeline.step`.
 
 Test, then train: every event is scored by the state at the start of its micro-batch and what had happened by then in
-the micro-batch itself, then learned. Outputs leave before learning starts. The commit is the only decision point: before it nothing has changed, after it everything can be
-redone. A known abort leaves memory as it was, and the same records are read again; whatever else ends a commit takes
-the one recovery path (`consumer.recovery`).
+the micro-batch itself, then learned. Outputs leave before learning starts. The commit is the only decision point:
+before it nothing has changed, after it everything can be redone. A known abort leaves memory as it was, and the same
+records are read again; whatever else ends a commit takes the one recovery path (`consumer.recovery`).
 """
 
 from __future__ import annotations

@@ -77,9 +77,7 @@ def features(
 ) -> Features:
     """Return the features [Q, C, M + 1 + FIXED]; `summits` are the components whose largest probability is one."""
     stream = stream_of(contexts, statistics.items)
-    shown_R = np.zeros(
-        len(contexts.user_R), np.bool_
-    )  # whose new events are counted by the time of the states after them
+    shown_R = np.zeros(len(contexts.user_R), np.bool_)  # whose new events count for the states after them
     shown_R[contexts.event_row_B[contexts.shown_B]] = True
     components = p_QCM.shape[2]
     out = np.zeros((*rows_QC.shape, components + 1 + FIXED), np.float32)
