@@ -210,9 +210,14 @@ class Parts:
                 self.histories.rewound[TopicPartition(topic, partition_id)] = until
 
     def before_reading(self) -> Callable[[], None]:
-        """Return what takes back what reading a micro-batch changes: the unit of times."""
+        """Return what takes back what reading a micro-batch changes: the unit of times, and guests of the vocabulary."""
         decoder = self.decoder.state()
-        return lambda: self.decoder.load_state(decoder)
+
+        def take_back() -> None:
+            self.decoder.load_state(decoder)
+            self.model.items.see_off()
+
+        return take_back
 
     def image(self, journal_offset: int, notes: Mapping[str, Any] | None = None) -> Image:
         """Copy everything that a snapshot holds; `notes` are what the next journal entry says. Raises DamagedMemory."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LOWER_IS_BETTER = frozenset({"log_loss", "mae_log", "pinball", "ece"})
-RESULT = ("metrics", "emitted", "first_events", "new_items", "heads", "calibration", "windows")
+RESULT = ("metrics", "emitted", "first_events", "new_items", "same_batch_items", "heads", "calibration", "windows")
 """Parts of the summary that the evaluation gives."""
 DISTRIBUTIONS = ("tidemill", "torch", "numpy", "kafka-python")
 
@@ -73,6 +73,13 @@ _DETECTION = {"event": _COUNT, "signal": {"type": "string"}, "action": {"type": 
     "segment": {"type": "string"},
 }
 
+_PART = {
+    "type": "object",
+    "properties": {"events": _COUNT},
+    "required": ["events"],
+    "additionalProperties": _object(_ITEM),
+}
+
 SUMMARY_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "Summary of a replay",
@@ -86,17 +93,13 @@ SUMMARY_SCHEMA: dict[str, Any] = {
             "emitted": _methods(_LISTS),
             "first_events": _methods(_ITEM),
             "new_items": _methods(_ITEM),
+            "same_batch_items": _PART,
             "heads": _object(_HEADS, required=[]),
             "calibration": _object(_CALIBRATION, required=[]),
             "windows": {
                 "type": "array",
                 "maxItems": 10,
-                "items": {
-                    "type": "object",
-                    "properties": {"events": _COUNT},
-                    "required": ["events"],
-                    "additionalProperties": _object(_ITEM),
-                },
+                "items": _PART,
             },
             "drift": {"type": "array", "items": _object(_DETECTION)},
             "speed": _object(dict.fromkeys(("events_per_s", "predict_s", "learn_s", "total_s"), _POSITIVE)),

@@ -86,7 +86,7 @@ class Champion:
         self._reserve()
         if not bool((self._network.table.bias > -torch.inf).any()):  # none of its items is left
             return
-        view = self._network.view(contexts, self._model.smoothing)
+        view = self._network.view(contexts, self._model.smoothing(contexts))
         earlier = view.score(contexts.before_B[known].astype(np.int64), scores.target_B[known][:, None])[:, 0]
         self._add("network", earlier, scores.p_BM[known, self._model.mixture.names.index("transformer")])
 
@@ -116,7 +116,7 @@ class Champion:
 
     def _reserve(self) -> None:
         """Make room for items that came since; they are unknown to the copy."""
-        self._network.table.reserve(self._model.items.rows)
+        self._network.table.reserve(self._model.items.height)
 
     def state(self) -> State:
         """Return the copies and the sums."""

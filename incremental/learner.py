@@ -28,6 +28,7 @@ from incremental.plan import LearnPlan, Measures, learning_rate, rehearsal_targe
 from incremental.quarantine import Quarantine, among
 from incremental.rehearsal import Among, Rehearsal
 from incremental.repeats import RepeatRule
+from model.guests import guests_of
 from model.sequences import Sequences, cut
 from model.state import State
 from model.vocabulary import UNKNOWN
@@ -134,9 +135,24 @@ class Learner:
         return self.quarantine.users(plan.quarantine_above)
 
     def show(self, contexts: Contexts, plan: LearnPlan) -> Contexts:
-        """Let the states of a micro-batch look at those of its events that will be learned: none where nothing is."""
+        """Let the states of a micro-batch look at those of its events that will be learned: none where nothing is.
+
+        Items that come with these events are guests of the vocabulary until the next are, or until they are admitted.
+        """
         shown_B = contexts.learn_B & ~among(contexts.event_user_B, self.left_out(plan))
-        return replace(contexts, shown_B=shown_B & plan.learn)
+        contexts = replace(contexts, shown_B=shown_B & plan.learn)
+        self._receive(contexts)
+        return contexts
+
+    def _receive(self, contexts: Contexts) -> None:
+        """Let the items that come with a micro-batch be guests, which begin as they would when they are admitted."""
+        model = self.model
+        model.items.see_off()
+        events = guests_of(contexts, model.items)
+        names = [contexts.item_ids_B[event] for event in events.tolist()]
+        rows = model.items.receive(contexts.event_item_B[events], names, events)
+        for event, row in zip(events.tolist(), rows.tolist(), strict=True):
+            model.transformer.receive(row, self._before(contexts, event))
 
     def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:
         """Compare the copy that is kept, do what was ordered, and judge when it is time."""

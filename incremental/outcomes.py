@@ -25,7 +25,7 @@ IGNORED, SCORED, FIRST = 0, 1, 2
 class Observed:
     """One micro-batch of what happened, in stream order. Keys are 64-bit hashes of ids.
 
-    `admitted_B`: whether the item was in the vocabulary when the micro-batch began; where it was not, every method is
+    `admitted_B`: whether the item was known to the vocabulary when it was predicted; where it was not, every method is
     charged the probability of `unknown`. `support` is the number of admitted items at that time, `unknown` not
     counted. `exclude_seen`: whether a user's kept items are left out of every ranking in this micro-batch.
     """
@@ -89,7 +89,8 @@ class Coverage:
 class Outcomes:
     """All methods on one micro-batch. `emitted` scores what was published after the user's previous event.
 
-    `new_B`: whether the event is among the first of its item. `guesses` are by head, "item" and "event_type".
+    `new_B`: whether the event is among the first of its item; `guest_B`: whether that first came in the same
+    micro-batch, after which it was known. `guesses` are by head, "item" and "event_type".
     """
 
     kind_B: Kind
@@ -100,3 +101,4 @@ class Outcomes:
     new_B: Bool | None = None
     guesses: Mapping[str, Guesses] = field(default_factory=dict)
     coverage: Coverage | None = None
+    guest_B: Bool | None = None

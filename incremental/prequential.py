@@ -95,6 +95,7 @@ class Prequential:
         self._items = Parts()
         self._first: dict[str, Float64] = {}
         self._new: dict[str, Float64] = {}
+        self._guests: dict[str, Float64] = {}
         self._calibration: dict[str, Float64] = {}  # head → sums of `incremental.calibration`
         self._emitted: dict[str, Float64] = {}
         self._heads: dict[str, Float64] = {}  # "head/method" → S
@@ -117,9 +118,10 @@ class Prequential:
         values = {name: _item_values(method, scored_B) for name, method in outcomes.items.items()}
         self._items.add(values)
         _accumulate(self._first, {name: _item_values(method, first_B) for name, method in outcomes.items.items()})
-        if outcomes.new_B is not None:
-            new_S = outcomes.new_B[scored_B]
-            _accumulate(self._new, {name: rows[new_S] for name, rows in values.items()})
+        for group, chosen_B in ((self._new, outcomes.new_B), (self._guests, outcomes.guest_B)):
+            if chosen_B is not None:
+                chosen_S = chosen_B[scored_B]
+                _accumulate(group, {name: rows[chosen_S] for name, rows in values.items()})
         self._calibrate(outcomes, scored_B)
         if outcomes.emitted is not None:
             _accumulate(self._emitted, {OURS: _item_values(outcomes.emitted, scored_B)[:, :-1]})
@@ -144,7 +146,7 @@ class Prequential:
         return _by_head(heads)
 
     def result(self) -> dict[str, Any]:
-        """Return `metrics`, `emitted`, `first_events`, `new_items`, `heads`, `calibration` and `windows` of the summary.
+        """Return the parts of the summary: `metrics`, `emitted`, `first_events` and so on up to `windows`.
 
         Of the half-lives of recent popularity the best by hit rate @10 over the whole stream stands for all.
         """
@@ -164,6 +166,7 @@ class Prequential:
             "emitted": {name: _means(sums_S, ITEM_METRICS[:-1]) for name, sums_S in self._emitted.items() if sums_S[0]},
             "first_events": _item_table(self._first, best),
             "new_items": _item_table(self._new, best),
+            "same_batch_items": {"events": _events(self._guests)} | _item_table(self._guests, best),
             "heads": tables,
             "calibration": calibration,
             "windows": [{"events": events} | _item_table(sums, best) for events, sums in self._items.windows(WINDOWS)],
@@ -177,8 +180,8 @@ class Prequential:
         """Return everything as named arrays."""
         arrays = {"progress": np.array([self._items.events, self._items.size, self._chunk_events], dtype=np.float64)}
         arrays |= {f"items/{name}": sums_PS.copy() for name, sums_PS in self._items.sums.items()}
-        groups = {"first": self._first, "new": self._new, "emitted": self._emitted, "heads": self._heads}
-        groups["calibration"] = self._calibration
+        groups = {"first": self._first, "new": self._new, "guests": self._guests, "emitted": self._emitted}
+        groups |= {"heads": self._heads, "calibration": self._calibration}
         groups |= {f"recent-{index}": chunk for index, chunk in enumerate(self._recent)}
         for group, sums in groups.items():
             arrays |= {f"{group}/{name}": sums_S.copy() for name, sums_S in sums.items()}
@@ -196,6 +199,7 @@ class Prequential:
         self._first, self._emitted = groups.get("first", {}), groups.get("emitted", {})
         self._heads = groups.get("heads", {})
         self._new, self._calibration = groups.get("new", {}), groups.get("calibration", {})
+        self._guests = groups.get("guests", {})
         chunks = sorted(group for group in groups if group.startswith("recent-"))
         self._recent = deque([groups[chunk] for chunk in chunks] or [{}], maxlen=_RECENT_CHUNKS)
 
@@ -277,6 +281,11 @@ def _by_head(sums: Mapping[str, Float64]) -> dict[str, dict[str, Metrics]]:
 def _best_recent(totals: Mapping[str, Float64]) -> str | None:
     variants = [name for name in totals if name.startswith(f"{RECENT_POPULARITY}@")]
     return max(variants, key=lambda name: totals[name][1], default=None)
+
+
+def _events(sums: Mapping[str, Float64]) -> int:
+    """Return how many events were summed up, the same for all methods."""
+    return int(max((sums_S[0] for sums_S in sums.values()), default=0))
 
 
 def _item_table(sums: Mapping[str, Float64], best: str | None) -> dict[str, Metrics]:

@@ -50,7 +50,7 @@ class ItemStatistics:
 
     def read(self) -> Statistics:
         """Return a copy of what is known now."""
-        height = self.items.rows
+        height = self.items.height
         count = fit(self._count, height) / self._increment
         return Statistics(count, fit(self._user, height).copy(), fit(self._last, height).copy())
 

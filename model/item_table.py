@@ -56,12 +56,21 @@ class ItemTable:
 
         A context row that is admitted in the same micro-batch but not started yet says nothing.
         """
-        self.reserve(row + 1)
         noise = torch.randn(self.dim, generator=generator) * INIT_SCALE
-        known = [other for other in context if other != row and self._is_live(other)]
-        mean = self.weight[known].mean(dim=0) * CONTEXT_SHARE + 0.5 * noise if known else noise
-        self.weight[row] = mean
+        has_context = self.receive(row, context)
+        self.weight[row] += noise * (0.5 if has_context else 1.0)
         self.bias[row] = 0.0
+
+    def receive(self, row: int, context: Sequence[int]) -> bool:
+        """Give the row of a guest the mean of its context rows, 0 where it has none; it is not live by that.
+
+        Returns whether it has any.
+        """
+        self.reserve(row + 1)
+        weight, bias = self.weight.numpy(), self.bias.numpy()  # views: one row at a time is slow in torch
+        known = [other for other in context if other != row and other < len(bias) and bias[other] > -np.inf]
+        weight[row] = weight[known].mean(axis=0) * CONTEXT_SHARE if known else 0.0
+        return bool(known)
 
     def restart(self, generator: torch.Generator) -> None:
         """Let the embeddings of all items begin again, as if nothing had come before them."""
@@ -82,9 +91,6 @@ class ItemTable:
         for to, of in zip(mine, theirs, strict=True):
             to[live] = of[live[: len(of)]]
         self._step = max(self._step, other._step)  # this table may have begun to count again since
-
-    def _is_live(self, row: int) -> bool:
-        return row < len(self.bias) and bool(self.bias[row] > -torch.inf)
 
     def evict(self, rows: Sequence[int]) -> None:
         """Clear rows: embedding, bias and optimizer state."""

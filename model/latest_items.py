@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.compiled import compiled
+from model.guests import rows_of
 from model.own_items import lag_groups
 from model.sparse import SparseView
 from model.state import State
@@ -45,10 +46,10 @@ class LatestItems:
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> LatestItemsView:
         """Look at a micro-batch."""
-        stream, rows_RT = stream_of(contexts, self.items), self.items.lookup(contexts.items_RT)
+        stream, rows_RT = stream_of(contexts, self.items), rows_of(contexts, self.items)
         places = contexts.state_row_Q, contexts.state_position_Q
-        rows_QL, q_QL = latest(self._rows_L, stream, rows_RT, *places, self._credit, GROUP_L, self.items.rows)
-        return LatestItemsView(rows_QL, q_QL, self.items.rows, smoothing)
+        rows_QL, q_QL = latest(self._rows_L, stream, rows_RT, *places, self._credit, GROUP_L, self.items.height)
+        return LatestItemsView(rows_QL, q_QL, self.items.height, smoothing)
 
     def learn(self, view: LatestItemsView, states: Int64, target_rows: Rows) -> None:
         """Credit the places at which the targets stood, as seen from the states before them."""

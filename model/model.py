@@ -69,6 +69,7 @@ class Views:
     own_items: OwnItemsView
     latest_items: LatestItemsView
     heads: HeadsView
+    smoothing: Smoothing
     all: tuple[View, ...]
 
 
@@ -102,10 +103,10 @@ class Model:
         self.unknown = UnknownRate()
         self.has_times = False
 
-    @property
-    def smoothing(self) -> Smoothing:
-        """How components are smoothed now; with nothing admitted all they can say is `unknown`."""
-        return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate if self.items.size else 1.0)
+    def smoothing(self, contexts: Contexts) -> Smoothing:
+        """Return how components are smoothed in a micro-batch."""
+        guests_Q = self.items.guests_at(contexts.moment_Q)
+        return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate, guests_Q)
 
     @property
     def memories(self) -> list[Memory]:
@@ -126,7 +127,7 @@ class Model:
 
     def views(self, contexts: Contexts) -> Views:
         """Look at a micro-batch with every component; changes nothing."""
-        smoothing = self.smoothing
+        smoothing = self.smoothing(contexts)
         transformer = self.transformer.view(contexts, smoothing)
         latest = self.latest_items.view(contexts, smoothing)
         own, own_counts = self.own_items.views(contexts, smoothing)
@@ -144,7 +145,7 @@ class Model:
         )
         named = zip(COMPONENTS, views, strict=True)
         chosen = tuple(view for name, view in named if name in self.mixture.names)
-        return Views(transformer, own, latest, self.heads.view(contexts, transformer), chosen)
+        return Views(transformer, own, latest, self.heads.view(contexts, transformer), smoothing, chosen)
 
     def count(self, contexts: Contexts, kept: Int64, longest_half_life: float = inf) -> None:
         """Let every memory that only counts learn from some events of a micro-batch, in stream order.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.compiled import compiled
+from model.guests import rows_of
 from model.sparse import SparseView
 from model.state import State
 
@@ -81,12 +82,12 @@ class OwnItemsView(SparseView):
     """The distinct items of every state's history with the weights of their lags; `counts`: with their counts."""
 
     def __init__(self, contexts: Contexts, items: Vocabulary, credit: Float64, smoothing: Smoothing) -> None:
-        rows_RT = items.lookup(contexts.items_RT)
+        rows_RT = rows_of(contexts, items)
         self._at = (rows_RT, contexts.state_row_Q, contexts.state_position_Q)
         self._credit, self._group_T = credit.copy(), lag_groups(rows_RT.shape[1])
-        start_Q, rows, q, counts = own_weights(*self._at, self._group_T, self._credit, items.rows)
-        super().__init__(start_Q, rows, q, items.rows, smoothing)
-        self.counts = SparseView(start_Q, rows, counts, items.rows, smoothing)
+        start_Q, rows, q, counts = own_weights(*self._at, self._group_T, self._credit, items.height)
+        super().__init__(start_Q, rows, q, items.height, smoothing)
+        self.counts = SparseView(start_Q, rows, counts, items.height, smoothing)
 
     def credit(self, states: Int64, target_rows: Rows) -> Float64:
         """Return each lag group's share of the repeats among these targets [S]."""

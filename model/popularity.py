@@ -37,7 +37,7 @@ class Popularity:
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> PopularityView:
         """Look at a micro-batch: every state sees the same distribution."""
-        rows = self.items.rows
+        rows = self.items.height
         if rows > len(self._count):
             self._reserve(rows)
         q = self._count[:rows] / max(self._count.sum(), 1e-300)
@@ -83,10 +83,11 @@ class Popularity:
 
 
 class PopularityView:
-    """The shared distribution q [N]."""
+    """The shared distribution q [N]; where it is 0 throughout, a state is uniform."""
 
     def __init__(self, q: Float64, states: int, smoothing: Smoothing) -> None:
         self._q, self._states, self._smooth = q, states, smoothing
+        self._rest = 0.0 if q.any() else 1.0
 
     def propose(self, n: int) -> tuple[Rows, Probability]:
         """Return the most popular items, the same for every state; MOST of them at most."""
@@ -95,12 +96,11 @@ class PopularityView:
         best = np.argpartition(-q, n)[: n + 1] if len(q) > n + 1 else np.arange(len(q))
         best = best[q[best] > 0.0]  # a row that is free, or not counted yet, is nobody's guess
         top = (best[np.lexsort((best, -q[best]))][:n] + 1).astype(np.int32)
-        rows, p = np.zeros(width, np.int32), np.zeros(width, np.float32)
-        rows[: len(top)] = top
-        p[: len(top)] = self._smooth(self._q[top], top)
-        return np.tile(rows, (self._states, 1)), np.tile(p, (self._states, 1))
+        rows_QK, p_QK = np.zeros((self._states, width), np.int32), np.zeros((self._states, width), np.float32)
+        rows_QK[:, : len(top)] = top
+        p_QK[:, : len(top)] = self._smooth(self._q[top][None], top[None])
+        return rows_QK, p_QK
 
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]."""
-        del states
-        return self._smooth(self._q[rows], rows)
+        return self._smooth(self._q[rows] + self._rest / np.maximum(1, self._smooth.size(states)), rows, states)

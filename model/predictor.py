@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.candidates import Candidates, features, union
+from model.guests import first_rows, rows_of
 from model.mixture import bucket
 from model.vocabulary import UNKNOWN, Rows
 
@@ -40,6 +41,7 @@ class Scores:
     """
 
     target_B: Rows
+    guest_B: Bool  # whether the target first came in this micro-batch, and was known all the same
     rank_B: Int32
     top_p_B: Float64  # what the first of the list was given; 0: the list was empty
     top_raw_B: Float64  # the same before it was calibrated
@@ -79,6 +81,7 @@ class _Ranking:
     """The candidates of every state with their probabilities, and the ordered list."""
 
     candidates: Candidates
+    known_Q: Float64  # p of all items that the state can know
     covered_Q: Float64  # p of all candidates together
     p_QC: Probability
     rows_QK: Rows
@@ -109,7 +112,8 @@ class Predictor:
         states, rows_QC = np.arange(contexts.states), candidates.rows_QC
         size_Q = (rows_QC != UNKNOWN).sum(axis=1)
         buckets = bucket(contexts.state_position_Q + 1)
-        covered_Q = self.model.ranker.coverage(size_Q, buckets, self.model.items.size) * (1.0 - self._unknown())
+        known_Q = 1.0 - self._unknown(views)
+        covered_Q = self.model.ranker.coverage(size_Q, buckets, views.smoothing.size()[:, 0]) * known_Q
         p_QC = self.model.ranker.shares(candidates) * covered_Q[:, None].astype(np.float32)
         left_out = rows_QC == UNKNOWN
         if exclude_seen:
@@ -118,7 +122,7 @@ class Predictor:
         rows_QK = np.where(p_QK > 0, np.take_along_axis(rows_QC, best_QK, axis=1), UNKNOWN)
         p_QK = np.maximum(p_QK, 0.0)
         first_Q = self._calibrate(p_QC, p_QK, best_QK[:, 0], covered_Q)
-        return _Ranking(candidates, covered_Q, p_QC, rows_QK, p_QK, first_Q)
+        return _Ranking(candidates, known_Q, covered_Q, p_QC, rows_QK, p_QK, first_Q)
 
     def _calibrate(self, p_QC: Probability, p_QK: Probability, first_column_Q: Int64, covered_Q: Float64) -> Float64:
         """Correct, in place, what the first of each list is given and what that leaves to the others.
@@ -136,11 +140,11 @@ class Predictor:
 
     def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
         model, states = self.model, np.arange(contexts.states)
-        rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.rows, LIST_LENGTH)
+        rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.height, LIST_LENGTH)
         p_QCM = np.stack([view.score(states, rows_QC) for view in views.all], axis=-1)
         mixture_QC = model.mixture.combine(p_QCM, bucket(contexts.state_position_Q + 1))
         mixture_QC[rows_QC == UNKNOWN] = 0.0
-        rows_RT = model.items.lookup(contexts.items_RT)
+        rows_RT = rows_of(contexts, model.items)
         summits = np.array(model.summits, np.int64)
         told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, model.statistics, summits)
         return Candidates(rows_QC, mixture_QC, told)
@@ -158,6 +162,7 @@ class Predictor:
     ) -> Scores:
         before = contexts.before_B.astype(np.int64)
         target_B = self.model.items.lookup(contexts.event_item_B)
+        target_B[self.model.items.came(target_B) >= contexts.moment_Q[before]] = UNKNOWN  # it comes with this event
         p_BM = np.stack([view.score(before, target_B[:, None])[:, 0] for view in views.all], axis=-1)
         buckets = bucket(contexts.state_position_Q[before] + 1)
         found_BC = (ranking.candidates.rows_QC[before] == target_B[:, None]) & (target_B != UNKNOWN)[:, None]
@@ -167,6 +172,7 @@ class Predictor:
         rank_B = rank_in(ranking.rows_QK[before], target_B)
         return Scores(
             target_B,
+            self.model.items.are_guests(target_B),
             rank_B,
             ranking.p_QK[before, 0].astype(np.float64),
             ranking.first_Q[before],
@@ -198,23 +204,23 @@ class Predictor:
     ) -> Float64:
         """Return p of each target: the ranker's among the candidates, its share of the mixture's rest elsewhere."""
         mixed_B = np.einsum("bm,bm->b", p_BM, self.model.mixture.weights(buckets))
-        known = 1.0 - self._unknown()
-        outside_B = known - ranking.candidates.mixture_QC[before].sum(axis=1, dtype=np.float64)
-        rest_B = (known - ranking.covered_Q[before]) * mixed_B / np.maximum(outside_B, mixed_B)
+        known_B = ranking.known_Q[before]
+        outside_B = known_B - ranking.candidates.mixture_QC[before].sum(axis=1, dtype=np.float64)
+        rest_B = (known_B - ranking.covered_Q[before]) * mixed_B / np.maximum(outside_B, mixed_B)
         listed_B = ranking.p_QC[before, np.maximum(column_B, 0)].astype(np.float64)
-        known_B = np.maximum(np.where(column_B >= 0, listed_B, rest_B), SMALLEST)
-        return np.where(target_B == UNKNOWN, self._unknown(), known_B)
+        p_B = np.maximum(np.where(column_B >= 0, listed_B, rest_B), SMALLEST)
+        return np.where(target_B == UNKNOWN, 1.0 - known_B, p_B)
 
-    def _unknown(self) -> float:
-        """Return p(unknown): every component says the same."""
-        return float(self.model.smoothing(np.zeros(1), np.array([UNKNOWN], np.int32))[0])
+    def _unknown(self, views: Views) -> Float64:
+        """Return p(unknown) of every state: all components say the same."""
+        states = len(views.transformer.h_QD)
+        return views.smoothing(np.zeros((states, 1)), np.zeros((states, 1), np.int32))[:, 0].astype(np.float64)
 
     def _emitted_rank(self, contexts: Contexts, rank_B: Int32) -> Int32:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""
         published = contexts.emitted_BK.any(axis=1)
         emitted = rank_in(contexts.emitted_BK, contexts.event_item_B)
-        goes_on_R = np.ones(len(contexts.user_R), np.bool_)  # rows that go on where an earlier one of the user ended
-        goes_on_R[np.unique(contexts.user_R, return_index=True)[1]] = False
+        goes_on_R = ~first_rows(contexts)
         row_B, position_B = contexts.event_row_B, contexts.state_position_Q[contexts.before_B]
         in_batch = (position_B >= contexts.new_R[row_B]) | goes_on_R[row_B]
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)

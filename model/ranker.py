@@ -86,10 +86,10 @@ class Ranker:
         other.load(self.state())
         return other
 
-    def coverage(self, size_S: Int64, buckets: Int64, support: int) -> Float64:
-        """Return pi [S] for states with so many candidates, of `support` admitted items."""
+    def coverage(self, size_S: Int64, buckets: Int64, support_S: Int64) -> Float64:
+        """Return pi [S] for states with so many candidates, of so many items that they know."""
         share_S = (self._covered / self._events)[buckets]
-        return np.where(size_S == 0, 0.0, np.where(size_S >= support, 1.0, share_S))
+        return np.where(size_S == 0, 0.0, np.where(size_S >= support_S, 1.0, share_S))
 
     @torch.inference_mode()
     def shares(self, candidates: Candidates) -> Probability:

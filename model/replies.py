@@ -7,7 +7,7 @@ nothing, costs next to nothing and wins no weight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,14 @@ DECAY = 0.7
 """Weight of the next older one."""
 
 
+class Actors(NamedTuple):
+    """Who acted in the V events of the stream, as items, with which event they became that, and the states' moments."""
+
+    rows_V: Rows
+    came_V: Int64  # -1: before the micro-batch
+    moment_Q: Int32
+
+
 class Replies:
     """Rings of actors, by vocabulary row of the item acted on."""
 
@@ -44,10 +52,11 @@ class Replies:
     def view(self, contexts: Contexts, smoothing: Smoothing) -> SparseView:
         """Look at a micro-batch."""
         user_Q = self.items.lookup(contexts.user_R)[contexts.state_row_Q]
-        height = self.items.rows
+        height = self.items.height
         stream, rings = stream_of(contexts, self.items), (self._actor, self._made)
         actors_V = self.items.lookup(stream.users_V)
-        return SparseView(*latest_actors(user_Q, *rings, stream, actors_V, height), height, smoothing)
+        actors = Actors(actors_V, self.items.came(actors_V), contexts.moment_Q)
+        return SparseView(*latest_actors(user_Q, *rings, stream, actors, height), height, smoothing)
 
     def learn(self, contexts: Contexts, kept: Int64) -> None:
         """Note who acted on what, in stream order."""
@@ -96,7 +105,7 @@ def push(actors: Rows, rows: Rows, actor: Rows, made: Int64) -> None:
 
 @compiled
 def latest_actors(
-    user_Q: Int32, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, height: int
+    user_Q: Int32, actor: Rows, made: Int64, stream: Stream, actors: Actors, height: int
 ) -> tuple[Int64, Rows, Weights]:
     """Return, as in `model.sparse`, who acted on each state's user."""
     states = len(user_Q)
@@ -106,7 +115,7 @@ def latest_actors(
     size = 0
     for state in range(states):
         begin, weight, total = size, np.float32(1.0), np.float32(1e-30)
-        for age in range(gather_actors(user_Q[state], stream.known_Q[state], actor, made, stream, actors_V, latest)):
+        for age in range(gather_actors(user_Q[state], state, actor, made, stream, actors, latest)):
             other = latest[age]
             if other != 0:
                 if dense[other] == 0.0:
@@ -123,17 +132,18 @@ def latest_actors(
 
 
 @compiled
-def gather_actors(user: int, known: int, actor: Rows, made: Int64, stream: Stream, actors_V: Rows, latest: Rows) -> int:
-    """Fill in who acted on a user, the latest first: in the `known` first events of the stream, then before it.
+def gather_actors(user: int, state: int, actor: Rows, made: Int64, stream: Stream, actors: Actors, latest: Rows) -> int:
+    """Fill in who acted on a state's user, the latest first: in the events that the state knows, then before these.
 
     Returns how many there are.
     """
     count = 0
     if user == 0:
         return count
-    for event in range(known - 1, -1, -1):
-        if stream.rows_V[event] == user and actors_V[event] != 0 and count < LENGTH:
-            latest[count] = actors_V[event]
+    for event in range(stream.known_Q[state] - 1, -1, -1):
+        known = actors.rows_V[event] != 0 and actors.came_V[event] < actors.moment_Q[state]
+        if stream.rows_V[event] == user and known and count < LENGTH:
+            latest[count] = actors.rows_V[event]
             count += 1
     if user < len(made):
         for age in range(min(made[user], LENGTH - count)):

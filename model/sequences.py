@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.guests import rows_of
 from model.network import Tokens, interval_bucket
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def cut(contexts: Contexts, window: int, items: Vocabulary, types: Vocabulary) -
     def take(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return np.take_along_axis(values, index, axis=1)
 
-    item_keys = np.where(inside, take(contexts.items_RT), 0)
+    rows_RL = np.where(inside, take(rows_of(contexts, items)), 0)
     type_keys = np.where(inside, take(contexts.types_RT), 0)
     return Sequences(
-        items.lookup(item_keys),
+        rows_RL,
         types.lookup(type_keys),
         take(gaps(contexts.times_RT)).astype(np.float32),
         take(contexts.session_RT).astype(np.bool_),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from model.arrays import at_least, fit, pairs
 from model.compiled import compiled
+from model.guests import rows_of
 from model.sparse import SparseView, grown
 from model.state import Array, State
 
@@ -89,9 +90,9 @@ class Sessions:
 
     def view(self, contexts: Contexts, smoothing: Smoothing) -> SparseView:
         """Look at a micro-batch."""
-        height = self.items.rows
+        height = self.items.height
         start_Q, rows, q = vote(
-            self.items.lookup(contexts.items_RT),
+            rows_of(contexts, self.items),
             contexts.session_RT,
             contexts.state_row_Q,
             contexts.state_position_Q,

@@ -1,13 +1,15 @@
 """What keeps every probability above zero: a share for `unknown`, and a little for everything.
 
 p(item) = (1 - epsilon) * (1 - u) * q(item) + epsilon / (size + 1), p(unknown) = (1 - epsilon) * u + epsilon / (size + 1).
-The rate u of events whose item is not admitted is learned once for all components: none of them can name such an
-item, so none should win weight in the mixture by guessing how often it happens.
+The rate u of events whose item is not known is learned once for all components: none of them can name such an
+item, so none should win weight in the mixture by guessing how often it happens. `size` is of what a state can know:
+the admitted items, and the guests of the vocabulary that had come by its moment.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +17,52 @@ import numpy.typing as npt
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows
 
+if TYPE_CHECKING:
+    from model.contexts import Int64
+
 HALF_LIFE_EVENTS = 5_000.0
 PRIOR_EVENTS = 2.0
 PRIOR_UNKNOWN = 1.0
+
+EVERY = slice(None)
 
 Probability = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """The rule above with its three numbers; `size` is the number of admitted items."""
+    """The rule above with its numbers; `admitted` is the number of admitted items, `guests_Q` of guests by state.
+
+    None: there are no guests.
+    """
 
     epsilon: float
-    size: int
+    admitted: int
     unknown: float
+    guests_Q: Int64 | None = None
 
-    def __call__(self, q: npt.NDArray[np.floating], rows: Rows) -> Probability:
-        """Return the probability of `rows`, of which a component says `q` (of row 0 it need say nothing)."""
-        floor = self.epsilon / (self.size + 1)
-        known = (1.0 - self.epsilon) * (1.0 - self.unknown) * q + floor
-        return np.where(rows == UNKNOWN, (1.0 - self.epsilon) * self.unknown + floor, known).astype(np.float32)
+    def size(self, states: Int64 | slice = EVERY) -> npt.NDArray[np.int64]:
+        """Return the number of items that these states know, [S, 1]; [1, 1] where it is the same for all."""
+        if self.guests_Q is None:
+            return np.full((1, 1), self.admitted)
+        return self.admitted + self.guests_Q[states][:, None]
+
+    def __call__(self, q_SC: npt.NDArray[np.floating], rows_SC: Rows, states: Int64 | slice = EVERY) -> Probability:
+        """Return the probability of rows in states [S], of which a component says q (of row 0 it need say nothing).
+
+        A state that knows no item can but say `unknown`.
+        """
+        size_S1 = self.size(states)
+        floor_S1 = self.epsilon / (size_S1 + 1)
+        unknown_S1 = (1.0 - self.epsilon) * np.where(size_S1 == 0, 1.0, self.unknown)
+        scale_S1 = (1.0 - self.epsilon - unknown_S1).astype(np.float32)  # small, so that what is large stays single
+        known_SC = q_SC.astype(np.float32) * scale_S1 + floor_S1.astype(np.float32)
+        p_SC: Probability = np.where(rows_SC == UNKNOWN, (unknown_S1 + floor_S1).astype(np.float32), known_SC)
+        return p_SC
 
 
 class UnknownRate:
-    """The share of events, lately, whose item was not admitted when they came."""
+    """The share of events, lately, whose item was not known when they came."""
 
     def __init__(self) -> None:
         self._events, self._unknown = PRIOR_EVENTS, PRIOR_UNKNOWN

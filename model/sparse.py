@@ -36,14 +36,14 @@ class SparseView:
     def propose(self, n: int) -> tuple[Rows, Probability]:
         """Return the listed rows of every state, most probable first, [Q, n]."""
         rows_QK, q_QK = heaviest(self._start_Q, self._rows, self._q, n)
-        q_QK += (self._rest_Q / max(1, self._smooth.size))[:, None]
+        q_QK += self._rest_Q[:, None] / np.maximum(1, self._smooth.size())
         return rows_QK, np.where(rows_QK != UNKNOWN, self._smooth(q_QK, rows_QK), np.float32(0.0))
 
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]."""
         q_SC = gather(self._start_Q, self._rows, self._q, states.astype(np.int64), rows, self._height)
-        q_SC += (self._rest_Q[states] / max(1, self._smooth.size))[:, None]
-        return self._smooth(q_SC, rows)
+        q_SC += self._rest_Q[states][:, None] / np.maximum(1, self._smooth.size(states))
+        return self._smooth(q_SC, rows, states)
 
     def holds(self, states: Int64, rows: Rows) -> Bool:
         """Whether each of rows [S, C] has a weight in its state."""

@@ -219,6 +219,10 @@ class Transformer:
         """Start the embedding of a new item near the mean of what its first user had just before."""
         self.table.start(row, context, generator)
 
+    def receive(self, row: int, context: Sequence[int]) -> None:
+        """Let a guest look like the mean of what its first user had just before; no softmax finds it."""
+        self.table.receive(row, context)
+
     def evict(self, rows: Sequence[int]) -> None:
         """Clear embeddings, biases and their optimizer state."""
         self.table.evict(rows)
@@ -272,6 +276,7 @@ class TransformerView:
 
     def __init__(self, owner: Transformer, contexts: Contexts, smoothing: Smoothing) -> None:
         self._owner, self._smooth, self._size = owner, smoothing, owner.items.size
+        owner.table.reserve(owner.items.height)  # guests have rows too
         self.h_QD = owner.states(contexts)
         self._log_sum_Q = torch.empty(0)
         self._top: tuple[Rows, Probability] = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
@@ -313,13 +318,14 @@ class TransformerView:
     @torch.inference_mode()
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]; uniform while nothing is admitted."""
+        states = states.astype(np.int64)
         if not self._size or not len(self.h_QD):
-            return np.ones(rows.shape, np.float32)
+            return self._smooth(1.0 / np.maximum(1, self._smooth.size(states)), rows, states)
         self._prepare()
-        table, states = self._owner.table, states.astype(np.int64)
+        table = self._owner.table
         logits = listed_logits(self.h_QD.numpy(), table.weight.numpy(), table.bias.numpy(), states, rows)
         q = np.exp(logits - self._log_sum_Q.numpy()[states][:, None])
-        return self._smooth(q, rows)
+        return self._smooth(q, rows, states)
 
     @torch.inference_mode()
     def type_probabilities(self) -> Probability:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from model.arrays import at_least, fit
 from model.compiled import compiled
+from model.guests import rows_of
 from model.pairs import ACROSS, LAGS, Pairs, forward_total, pairs_of
 from model.sparse import SparseView, grown
 from model.state import Array, State
@@ -92,8 +93,8 @@ class Transitions:
 
     def views(self, contexts: Contexts, smoothing: Smoothing) -> tuple[SparseView, SparseView, SparseView]:
         """Look at a micro-batch in three ways: first order, forward, co-occurrence."""
-        height, shown = self.items.rows, np.flatnonzero(contexts.shown_B)
-        sequences = self.items.lookup(contexts.items_RT), contexts.session_RT
+        height, shown = self.items.height, np.flatnonzero(contexts.shown_B)
+        sequences = rows_of(contexts, self.items), contexts.session_RT
         added = pairs_of(*sequences, *places_of(contexts, shown), self._increment, self._growth, height)
         start_Q, rows, first, forward, around = walk(
             *sequences,

@@ -33,10 +33,12 @@ from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.replay import Discard, ReplayOptions, replay
 from consumer.settings import Settings
+from incremental.plan import REFERENCE_EVENTS
 from incremental.rehearsal import Rehearsal
 
 SHOWN = ("hr@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
 SCORING_EVENTS = 512
+STANDARD_OUTPUT = Path("-")
 HALF = 5
 """Of the ten windows of a replay, the second half."""
 
@@ -52,7 +54,7 @@ def parse(arguments):
     parser.add_argument("--last-session-only", action="store_true", help="nothing sees a user's earlier sessions")
     parser.add_argument("--shuffle-ties", action="store_true", help="shuffle events of equal time")
     parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, nargs="?", const=STANDARD_OUTPUT, help="one object; without a file: alone")
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("--data or TIDEMILL_BENCH_DATA must name the folder of the event logs")
@@ -77,7 +79,9 @@ def prequential(options, seed):
         name: {"all": chosen(figures), "second_half": second_half(summary["windows"], name)}
         for name, figures in summary["metrics"].items()
     }
-    return {"methods": methods, "speed": summary["speed"], "scored": summary["scored"]}
+    return {"methods": methods, "metrics": summary["metrics"]} | {
+        name: summary[name] for name in ("same_batch_items", "first_events", "new_items", "heads", "speed", "scored")
+    }
 
 
 def chosen(figures):
@@ -152,29 +156,39 @@ def ader(options, seed):
     source = open_source(path, settings.input)
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     pipeline = Pipeline(settings, source, Discard(), parts, clock)
-    rows, before = [], (0, 0.0, 0.0)
+    rows, before = [], np.zeros(5)
     begin = time.monotonic()
     for number in range(periods.last + 1):
         row = {"period": number} | (frozen(parts, periods.tested(number), settings) if number else {})
         while pipeline.records < periods.borders[number + 1]:
             pipeline.step(int(periods.borders[number + 1]) - pipeline.records)
         after = sums(parts.evaluation)
-        scored = max(1, after[0] - before[0])
-        row |= {"preq_recall@20": (after[1] - before[1]) / scored, "preq_mrr@20": (after[2] - before[2]) / scored}
+        recall, mrr, batch_recall, batch_mrr = (after - before)[1:] / max(1.0, after[0] - before[0])
+        row |= {"preq_recall@20": recall, "preq_mrr@20": mrr}
+        row |= {"strict_recall@20": recall - batch_recall, "strict_mrr@20": mrr - batch_mrr}
         row["events_per_s"] = pipeline.records / (time.monotonic() - begin)
         before = after
         rows.append(row)
         say(json.dumps(row))
     source.close()
-    names = [name for name in rows[-1] if name != "period"]
-    mean = {name: float(np.mean([row[name] for row in rows[1:]])) for name in names}
-    return {"periods": rows, "mean": mean}
+    return {"periods": rows, "mean": mean_of(rows[1:]), "mean_from_4": mean_of(rows[4:])}
+
+
+def mean_of(rows):
+    names = [name for name in rows[0] if name != "period"] if rows else []
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
 def sums(evaluation):
-    figures = evaluation.prequential.result()["metrics"].get("tidemill")
-    scored = evaluation.prequential.scored
-    return (scored, scored * figures["recall@20"], scored * figures["mrr@20"]) if figures else (0, 0.0, 0.0)
+    """Return scored events, sums of recall and MRR, and those of what first came in its own micro-batch, so far.
+
+    Without the latter, which other systems do not know, the figures are "strict".
+    """
+    result, scored = evaluation.prequential.result(), evaluation.prequential.scored
+    whole, batch = result["metrics"].get("tidemill", {}), result["same_batch_items"]
+    counted = ((scored, whole), (batch["events"], batch.get("tidemill", {})))
+    figures = [events * table.get(name, 0.0) for events, table in counted for name in ("recall@20", "mrr@20")]
+    return np.array([scored, *figures])
 
 
 def frozen(parts, tested, settings):
@@ -196,13 +210,15 @@ def frozen(parts, tested, settings):
 
 
 def say(text):
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Tell people; machines read standard output."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def show(result):
     if "mean" in result:
-        say(str({name: round(value, 4) for name, value in result["mean"].items()}))
+        for name in ("mean", "mean_from_4"):
+            say(f"{name} { ({key: round(value, 4) for key, value in result[name].items()}) }")
         return
     for name, figures in result["methods"].items():
         text = "  ".join(
@@ -211,6 +227,41 @@ def show(result):
         )
         say(f"{name:20} {text}")
     say(str(result["speed"]))
+
+
+def summed_up(options, results):
+    """Return one object: `metrics` are means over the seeds, and `standard_error` those of the means."""
+    learning = Settings().learning
+    tables = [figures_of(result) for result in results.values()]
+    return {
+        "set": options.set,
+        "protocol": options.protocol,
+        "seeds": list(results),
+        "ablated": options.ablate,
+        "rehearsal_events": learning.rehearsal_targets,
+        "gradient_visits_per_event": 1.0 + learning.rehearsal_targets / REFERENCE_EVENTS,
+        "metrics": over_seeds(tables, np.mean),
+        "standard_error": over_seeds(tables, standard_error),
+        "results": results,
+    }
+
+
+def figures_of(result):
+    """Return method → figures of one seed."""
+    if "mean" not in result:
+        return result["metrics"]
+    return {"tidemill": result["mean"], "tidemill, periods from 4": result["mean_from_4"]}
+
+
+def over_seeds(tables, mean):
+    return {
+        method: {name: float(mean([table[method][name] for table in tables])) for name in figures}
+        for method, figures in tables[0].items()
+    }
+
+
+def standard_error(values):
+    return np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def main(arguments):
@@ -223,5 +274,6 @@ def main(arguments):
         results[seed] = protocol(options, seed)
         show(results[seed])
     if options.json is not None:
-        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "results": results}, indent=1))
+        text = json.dumps(summed_up(options, results), indent=1)
+        sys.stdout.write(f"{text}\n") if options.json == STANDARD_OUTPUT else options.json.write_text(text)
     return 0

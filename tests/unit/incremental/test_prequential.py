@@ -184,7 +184,7 @@ def test_calibration_and_new_items_are_those_of_scored_events():
 
 def test_nothing_scored_gives_an_empty_result():
     nothing = {key: {} for key in ("metrics", "emitted", "first_events", "new_items", "heads", "calibration")}
-    assert Prequential().result() == nothing | {"windows": []}
+    assert Prequential().result() == nothing | {"windows": [], "same_batch_items": {"events": 0}}
 
 
 def test_a_restored_evaluation_goes_on_as_if_never_stopped():

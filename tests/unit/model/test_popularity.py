@@ -35,8 +35,8 @@ def test_counts_halve_after_the_half_life_however_the_stream_is_cut():
     for part in np.split(stream, [3, 4, 50, 51, 120]):
         popularity.learn(part)
     p = view_of(popularity, Smoothing(0.01, 5, 0.1)).score(np.array([0]), np.arange(6, dtype=np.int32)[None])
-    expected = Smoothing(0.01, 5, 0.1)(naive(stream.tolist(), 5), np.arange(6, dtype=np.int32))
-    assert p[0] == pytest.approx(expected, abs=1e-6)
+    expected = Smoothing(0.01, 5, 0.1)(naive(stream.tolist(), 5)[None], np.arange(6, dtype=np.int32)[None])
+    assert p == pytest.approx(expected, abs=1e-6)
     assert p.sum() == pytest.approx(1.0, abs=1e-6)
 
 

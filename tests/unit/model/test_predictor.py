@@ -225,12 +225,12 @@ def test_a_micro_batch_of_nothing():
 
 def test_a_micro_batch_of_one_and_of_a_new_user():
     worker = trained()
-    _, scores, predictions = worker.look([event("somebody new", "something new", 1.8e9)])
+    staged, scores, predictions = worker.look([event("somebody new", "something new", 1.8e9)])
     check_lists(predictions)
     check_scores(scores, [0])
     assert scores.target_B.tolist() == [UNKNOWN]
     assert scores.rank_B.tolist() == [MISS]
-    unknown = worker.model.smoothing(np.array([0.0]), np.array([UNKNOWN]))[0]
+    unknown = worker.model.smoothing(staged.contexts)(np.zeros((1, 1)), np.array([[UNKNOWN]]))[0, 0]
     assert np.exp(scores.log_prob_B[0]) == pytest.approx(unknown, rel=1e-4)
 
 

@@ -92,7 +92,7 @@ def worker_with(n=60, **model):
 def test_probabilities_are_a_softmax_over_all_admitted_items():
     worker = worker_with()
     contexts = worker.histories.stage(random_events(10, seed=1)).contexts
-    transformer, smoothing = worker.model.transformer, worker.model.smoothing
+    transformer, smoothing = worker.model.transformer, worker.model.smoothing(contexts)
     view = transformer.view(contexts, smoothing)
     rows = worker.model.items.rows
     asked = np.tile(np.arange(rows, dtype=np.int32), (contexts.states, 1))
@@ -108,7 +108,7 @@ def test_evicted_rows_have_no_share():
     worker.model.items._free.append(3)
     worker.model.transformer.evict([3])
     contexts = worker.histories.stage(random_events(5, seed=1)).contexts
-    view = worker.model.transformer.view(contexts, worker.model.smoothing)
+    view = worker.model.transformer.view(contexts, worker.model.smoothing(contexts))
     admitted = np.append(worker.model.items.admitted_rows(), np.int32(UNKNOWN))
     p = view.score(np.arange(contexts.states), np.tile(admitted, (contexts.states, 1)))
     assert p.sum(axis=1) == pytest.approx(np.ones(contexts.states), abs=1e-5)
@@ -118,7 +118,7 @@ def test_evicted_rows_have_no_share():
 def test_proposals_are_the_most_probable_items():
     worker = worker_with()
     contexts = worker.histories.stage(random_events(10, seed=1)).contexts
-    view = worker.model.transformer.view(contexts, worker.model.smoothing)
+    view = worker.model.transformer.view(contexts, worker.model.smoothing(contexts))
     rows, p = view.propose(20)
     states = np.arange(contexts.states)
     every = np.tile(worker.model.items.admitted_rows(), (contexts.states, 1))
@@ -134,7 +134,7 @@ def test_tiles_make_no_difference(monkeypatch):
     answers = []
     for tile in (1 << 24, 3 * worker.model.items.rows, 1):
         monkeypatch.setattr(module, "TILE", tile)
-        view = worker.model.transformer.view(contexts, worker.model.smoothing)
+        view = worker.model.transformer.view(contexts, worker.model.smoothing(contexts))
         answers.append((view.propose(20), view.score(np.arange(contexts.states), asked)))
     for (rows, p), scores in answers[1:]:
         assert rows.tolist() == answers[0][0][0].tolist()
@@ -145,7 +145,7 @@ def test_tiles_make_no_difference(monkeypatch):
 def test_type_probabilities_sum_to_one_and_are_never_zero():
     worker = worker_with()
     contexts = worker.histories.stage(random_events(10, seed=1)).contexts
-    p = worker.model.transformer.view(contexts, worker.model.smoothing).type_probabilities()
+    p = worker.model.transformer.view(contexts, worker.model.smoothing(contexts)).type_probabilities()
     assert p.shape == (contexts.states, 3)
     assert p.sum(axis=1) == pytest.approx(np.ones(contexts.states), abs=1e-5)
     assert (p > 0.0).all()
