@@ -29,6 +29,19 @@ FIXED = 14
 LAGS = 4
 """One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
 LOG_FLOOR = 1e-6
+IN_SESSION = 5
+"""Place of "times in the session" among the FIXED features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where some components stand in the mixture's order.
+
+    `summits`: those whose largest probability is a feature; `counting`: those that count transitions and sessions.
+    """
+
+    summits: Int64
+    counting: Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +85,16 @@ def features(
     rows_QC: Rows,
     p_QCM: Probability,
     mixture_QC: Probability,
+    weights_QM: Probability,
     statistics: ItemStatistics,
-    summits: Int64,
+    places: Places,
 ) -> Features:
-    """Return the features [Q, C, M + 1 + FIXED]; `summits` are the components whose largest probability is one."""
+    """Return the features [Q, C, M + 1 + FIXED]."""
     stream = stream_of(contexts, statistics.items)
     shown_R = np.zeros(len(contexts.user_R), np.bool_)  # whose new events count for the states after them
     shown_R[contexts.event_row_B[contexts.shown_B]] = True
     components = p_QCM.shape[2]
     out = np.zeros((*rows_QC.shape, components + 1 + FIXED), np.float32)
-    out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
-    out[:, :, components] = np.log(mixture_QC + np.float32(LOG_FLOOR))
-    out[:, :, : components + 1] *= np.float32(0.3)
-    out[:, :, : components + 1] += np.float32(1.0)
     describe(
         rows_RT,
         contexts.session_RT,
@@ -98,10 +108,33 @@ def features(
         stream,
         out[:, :, components + 1 :],
     )
+    p_QCM, mixture_QC = _without_the_session(out[:, :, components + 1 + IN_SESSION] > 0.0, p_QCM, mixture_QC, weights_QM, places)
+    out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
+    out[:, :, components] = np.log(mixture_QC + np.float32(LOG_FLOOR))
+    out[:, :, : components + 1] *= np.float32(0.3)
+    out[:, :, : components + 1] += np.float32(1.0)
     listed_QC = (rows_QC != 0)[:, :, None]  # the padding says `unknown`, and how much there is depends on other states
-    p_QM = p_QCM[:, :, summits].max(axis=1, initial=0.0, where=listed_QC)
-    out[:, :, -len(summits) :] = p_QM[:, None, :]
+    p_QM = p_QCM[:, :, places.summits].max(axis=1, initial=0.0, where=listed_QC)
+    out[:, :, -len(places.summits) :] = p_QM[:, None, :]
     return out
+
+
+def _without_the_session(
+    mine_QC: Bool, p_QCM: Probability, mixture_QC: Probability, weights_QM: Probability, places: Places
+) -> tuple[Probability, Probability]:
+    """Return the components' probabilities and their mixture without what the current session itself was counted for.
+
+    Of the items of the session the counting components say nothing, and the others alone are mixed: these have
+    counted the very events that led here, which tells little of what comes next.
+    """
+    states, columns = np.nonzero(mine_QC)
+    p_SM, weights_SM = p_QCM[states, columns], weights_QM[states]
+    p_SM[:, places.counting] = 0.0
+    others_S = 1.0 - weights_SM[:, places.counting].sum(axis=1)
+    p_QCM, mixture_QC = p_QCM.copy(), mixture_QC.copy()
+    mixture_QC[states, columns] = (p_SM * weights_SM).sum(axis=1) / np.maximum(others_S, np.float32(1e-6))
+    p_QCM[states, columns] = p_SM
+    return p_QCM, mixture_QC
 
 
 @compiled

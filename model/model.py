@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from model.calibrator import Calibrator
-from model.candidates import FIXED
+from model.candidates import FIXED, Places
 from model.gaps import Gaps
 from model.heads import Heads
 from model.item_statistics import ItemStatistics
@@ -56,6 +57,16 @@ COMPONENTS = (
 """What can tell what comes next, in the order of the mixture's weights."""
 SUMMITS = ("transformer", "next_item", "similar_sessions")
 """Components whose largest probability among the candidates the ranker is told."""
+COUNTING = (
+    "next_item",
+    "transitions",
+    "co_occurrence",
+    "next_item_now",
+    "transitions_now",
+    "co_occurrence_now",
+    "similar_sessions",
+)
+"""Components that have counted the current session by the time its next event is ranked."""
 
 QUICK_SHARE = 4
 """The memory of the shorter half-life holds this part of what the other one holds."""
@@ -97,7 +108,8 @@ class Model:
         self.statistics = ItemStatistics(self.items)
         names = [name for name in COMPONENTS if name not in settings.leave_out.split(",")]
         self.mixture = Mixture(names)
-        self.summits = [names.index(name) for name in SUMMITS if name in names]
+        summits, counting = ([names.index(name) for name in group if name in names] for group in (SUMMITS, COUNTING))
+        self.places = Places(np.array(summits, np.int64), np.array(counting, np.int64))
         self.ranker = Ranker(len(names) + 1 + FIXED, len(names), seed)
         self.calibrator = Calibrator()
         self.unknown = UnknownRate()

@@ -142,11 +142,12 @@ class Predictor:
         model, states = self.model, np.arange(contexts.states)
         rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.height, LIST_LENGTH)
         p_QCM = np.stack([view.score(states, rows_QC) for view in views.all], axis=-1)
-        mixture_QC = model.mixture.combine(p_QCM, bucket(contexts.state_position_Q + 1))
+        buckets = bucket(contexts.state_position_Q + 1)
+        mixture_QC = model.mixture.combine(p_QCM, buckets)
         mixture_QC[rows_QC == UNKNOWN] = 0.0
         rows_RT = rows_of(contexts, model.items)
-        summits = np.array(model.summits, np.int64)
-        told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, model.statistics, summits)
+        weights_QM = model.mixture.weights(buckets).astype(np.float32)
+        told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, weights_QM, model.statistics, model.places)
         return Candidates(rows_QC, mixture_QC, told)
 
     def _score(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import Worker, event, small_settings
 
 from consumer.events import key64
-from model.candidates import features
+from model.candidates import Places, features
 from model.item_statistics import ItemStatistics
 from model.latest_items import LatestItems
 from model.replies import Replies
@@ -77,8 +77,9 @@ class Counters:
         p = [view.score(states, rows)[0] for view in self.views(contexts)]
         asked = np.tile(rows, (contexts.states, 1))
         ones = np.ones((*asked.shape, 1), np.float32)
-        rows_RT, first = self.items.lookup(contexts.items_RT), np.zeros(1, np.int64)
-        fixed = features(contexts, rows_RT, asked, ones, ones[:, :, 0], self.statistics, first)[state]
+        rows_RT, first = self.items.lookup(contexts.items_RT), Places(np.zeros(1, np.int64), np.zeros(0, np.int64))
+        told = features(contexts, rows_RT, asked, ones, ones[:, :, 0], ones[:, 0], self.statistics, first)
+        fixed = told[state]
         return np.concatenate([np.stack(p, axis=1), fixed], axis=1)
 
     def proposed(self, contexts: Contexts, state: int) -> list[list[int]]:

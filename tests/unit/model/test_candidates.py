@@ -3,7 +3,7 @@ import pytest
 from support import Worker, event, random_events
 
 from consumer.events import key64
-from model.candidates import FIXED, LAGS, features
+from model.candidates import FIXED, LAGS, Places, features
 from model.model import SUMMITS
 
 
@@ -20,8 +20,9 @@ def described(worker, events, asked):
         rows,
         p,
         np.full(rows.shape, 0.5, np.float32),
+        np.full((states, 3), 1.0 / 3.0, np.float32),
         model.statistics,
-        np.array([0, 1, 2]),
+        Places(np.array([0, 1, 2]), np.array([2])),
     )
     return out[contexts.after_B[-1]]
 
