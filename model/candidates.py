@@ -1,7 +1,8 @@
 """Candidates: the union of what the components propose for a state, and what the ranker is told of each of them.
 
 Features of a candidate, in order: the scaled log-probability of every component; that of the mixture; FIXED more, as
-listed in `describe`. Counts and ages leave out what the user's current session itself contributed.
+listed in `describe`. All of them leave out what the user's current session itself contributed to counts: there is less
+of that in what is ranked than in what was learned from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Features = npt.NDArray[np.float32]
 
-FIXED = 14
+FIXED = 17
 LAGS = 4
 """One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
 LOG_FLOOR = 1e-6
@@ -89,7 +90,7 @@ def features(
     statistics: ItemStatistics,
     places: Places,
 ) -> Features:
-    """Return the features [Q, C, M + 1 + FIXED]."""
+    """Return the features [Q, C, M + 1 + FIXED]. `p_QCM` are changed on the way."""
     stream = stream_of(contexts, statistics.items)
     shown_R = np.zeros(len(contexts.user_R), np.bool_)  # whose new events count for the states after them
     shown_R[contexts.event_row_B[contexts.shown_B]] = True
@@ -108,7 +109,8 @@ def features(
         stream,
         out[:, :, components + 1 :],
     )
-    p_QCM, mixture_QC = _without_the_session(out[:, :, components + 1 + IN_SESSION] > 0.0, p_QCM, mixture_QC, weights_QM, places)
+    mine_QC = out[:, :, components + 1 + IN_SESSION] > 0.0
+    mixture_QC = _leave_out_the_session(mine_QC, p_QCM, mixture_QC, weights_QM, places)
     out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
     out[:, :, components] = np.log(mixture_QC + np.float32(LOG_FLOOR))
     out[:, :, : components + 1] *= np.float32(0.3)
@@ -119,22 +121,23 @@ def features(
     return out
 
 
-def _without_the_session(
+def _leave_out_the_session(
     mine_QC: Bool, p_QCM: Probability, mixture_QC: Probability, weights_QM: Probability, places: Places
-) -> tuple[Probability, Probability]:
-    """Return the components' probabilities and their mixture without what the current session itself was counted for.
+) -> Probability:
+    """Take from the components, in place, what the current session was counted for; return the mixture without it.
 
     Of the items of the session the counting components say nothing, and the others alone are mixed: these have
-    counted the very events that led here, which tells little of what comes next.
+    counted the very events that led here, which tells little of what comes next, and nothing where learning stands
+    still.
     """
     states, columns = np.nonzero(mine_QC)
     p_SM, weights_SM = p_QCM[states, columns], weights_QM[states]
     p_SM[:, places.counting] = 0.0
-    others_S = 1.0 - weights_SM[:, places.counting].sum(axis=1)
-    p_QCM, mixture_QC = p_QCM.copy(), mixture_QC.copy()
-    mixture_QC[states, columns] = (p_SM * weights_SM).sum(axis=1) / np.maximum(others_S, np.float32(1e-6))
     p_QCM[states, columns] = p_SM
-    return p_QCM, mixture_QC
+    others_S = 1.0 - weights_SM[:, places.counting].sum(axis=1)
+    mixture_QC = mixture_QC.copy()
+    mixture_QC[states, columns] = (p_SM * weights_SM).sum(axis=1) / np.maximum(others_S, np.float32(LOG_FLOOR))
+    return mixture_QC
 
 
 @compiled
@@ -154,7 +157,7 @@ def describe(
     """Fill in what the history and the statistics say of each candidate.
 
     0-3 one-hot of the copy lag · 4 its logarithm · 5 times in the session · 6 times in the history · 7 age · 8 count ·
-    9 length of the history · 10 length of the session · the rest is left to the caller. Counts and ages are as of the
+    9 length of the history · 10 length of the session · 11 count of the latest item · the rest is left to the caller. Counts and ages are as of the
     state's moment; of each row the events before `counted_R` are among them. `statistics` are changed.
     """
     count, last_user, last = statistics
@@ -179,11 +182,14 @@ def describe(
                 if latest - lag < counted_R[line]:
                     learned[item] += 1
                 session = not opens_RT[line, latest - lag]
+        newest = rows_RT[line, latest] if latest >= 0 else 0
+        often = 0.3 * np.log(1.0 + max(0.0, count[newest] / increment - learned[newest])) - 1.0
         for column in range(rows_QC.shape[1]):
             item = rows_QC[state, column]
             if item == 0:
                 continue
             lag = lag_of[item]
+            out[state, column, 11] = often
             if lag >= 0:
                 out[state, column, min(lag, LAGS - 1)] = 1.0
                 out[state, column, 4] = 0.3 * np.log(1.0 + lag)

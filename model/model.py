@@ -55,7 +55,7 @@ COMPONENTS = (
     "latest_items",
 )
 """What can tell what comes next, in the order of the mixture's weights."""
-SUMMITS = ("transformer", "next_item", "similar_sessions")
+SUMMITS = ("transformer", "next_item", "transitions", "co_occurrence", "similar_sessions")
 """Components whose largest probability among the candidates the ranker is told."""
 COUNTING = (
     "next_item",

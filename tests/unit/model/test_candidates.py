@@ -36,7 +36,7 @@ def trained():
 
 def test_scores_come_first_scaled_and_then_the_mixture():
     out = described(trained(), [event("a", 4, session="t")], [1, 2])
-    scaled = [0.3 * np.log(p + 1e-6) + 1.0 for p in (0.25, 0.75, 0.25, 0.5)]
+    scaled = [0.3 * np.log(p + 1e-6) + 1.0 for p in (0.25, 0.75, 0.25, 0.5)]  # 1 is not in the session
     assert out[0, :4] == pytest.approx(scaled, abs=1e-5)
     assert out.shape == (2, 4 + FIXED)
 
@@ -62,7 +62,7 @@ def test_counts_and_ages_leave_the_users_own_session_out():
 def test_the_largest_probability_of_some_components_is_told_of_every_candidate():
     out = described(trained(), [event("a", 4, session="t")], [1, 2, 3])
     assert out[:, -3:] == pytest.approx(np.tile([0.25, 0.75, 0.25], (3, 1)))
-    assert len(SUMMITS) == FIXED - 11
+    assert len(SUMMITS) == FIXED - 12
 
 
 def test_one_state_leaves_nothing_behind_for_the_next():
@@ -79,3 +79,14 @@ def test_one_state_leaves_nothing_behind_for_the_next():
             size = int((ours.rows_QC[states[0]] > 0).sum())
             assert ours.rows_QC[states[0], :size].tolist() == theirs.rows_QC[states[1], :size].tolist()
             assert ours.features_QCF[states[0], :size] == pytest.approx(theirs.features_QCF[states[1], :size], abs=1e-4)
+
+
+def test_counting_components_say_nothing_of_what_is_in_the_session():
+    out = described(trained(), [event("a", 4, session="t")], [1, 2])
+    clean = (0.25 + 0.25) / 2.0  # 2 is in the session, the third component counts: the two others are mixed
+    assert out[1, :4] == pytest.approx([0.3 * np.log(p + 1e-6) + 1.0 for p in (0.25, 0.25, 0.0, clean)], abs=1e-5)
+
+
+def test_the_count_of_the_latest_item_is_told_of_every_candidate():
+    out = described(trained(), [event("a", 3)], [1, 2])[:, 4:]
+    assert out[:, 11] == pytest.approx([0.3 * np.log1p(1.0) - 1.0] * 2, abs=1e-3)
