@@ -1,4 +1,4 @@
-"""Candidates: the union of what the components propose for a state, and what the ranker is told of each of them.
+"""Candidates: the most probable of what the components propose for a state, and what the ranker is told of each of them.
 
 Features of a candidate, in order: the scaled log-probability of every component; that of the mixture; FIXED more, as
 listed in `describe`. All of them leave out what the user's current session itself contributed to counts: there is less
@@ -47,7 +47,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The union of proposals of every state, padded with UNKNOWN, and what is known of each candidate."""
+    """The most probable of what was proposed for every state, padded with UNKNOWN, and what is known of each candidate."""
 
     rows_QC: Rows
     mixture_QC: Probability  # 0 where padded

@@ -1,8 +1,8 @@
 """The predictor: ranks what really happened, then tells what comes next. It changes nothing.
 
-For every state each component proposes candidates; their union is scored by all components; the ranker orders it.
-That order is what is published, so it is also what the evaluation ranks: a target outside the union is a miss. One
-distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
+For every state each component proposes items; all components score them; the ranker orders the RANKED most probable by
+the mixture, the candidates. That order is what is published, so it is also what the evaluation ranks: a target that is
+no candidate is a miss. One distribution serves lists, probabilities and log-loss. `unknown` has the share that every component gives it; of the
 rest, p(i) = pi * softmax of the ranker on the candidates, and (1 - pi) * mixture(i) / mixture(not candidates) on the
 other admitted items. What the first of a list is given is calibrated (`model.calibrator`) at the cost of its rivals.
 """
@@ -29,6 +29,8 @@ MISS = np.int32(2**31 - 1)
 """The rank of what is not in the list."""
 LIST_LENGTH = 20
 """Items that are ranked, and kept to see later how good the published list was."""
+RANKED = 96
+"""Candidates of a state at most: the most probable of all proposals by the mixture. What stands behind hardly ever rises."""
 SMALLEST = 1e-12
 """Least probability of an admitted item."""
 
@@ -145,6 +147,10 @@ class Predictor:
         buckets = bucket(contexts.state_position_Q + 1)
         mixture_QC = model.mixture.combine(p_QCM, buckets)
         mixture_QC[rows_QC == UNKNOWN] = 0.0
+        if rows_QC.shape[1] > RANKED:
+            best_QC, mixture_QC = heaviest_columns(mixture_QC, RANKED)
+            rows_QC = np.take_along_axis(rows_QC, best_QC, axis=1)
+            p_QCM = p_QCM[states[:, None], best_QC]
         rows_RT = rows_of(contexts, model.items)
         weights_QM = model.mixture.weights(buckets).astype(np.float32)
         told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, weights_QM, model.statistics, model.places)
