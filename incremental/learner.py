@@ -151,8 +151,8 @@ class Learner:
         events = guests_of(contexts, model.items)
         names = [contexts.item_ids_B[event] for event in events.tolist()]
         rows = model.items.receive(contexts.event_item_B[events], names, events)
-        for event, row in zip(events.tolist(), rows.tolist(), strict=True):
-            model.transformer.receive(row, self._before(contexts, event))
+        for row, before in zip(rows.tolist(), self._before(contexts, events), strict=True):
+            model.transformer.receive(row, before)
 
     def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:
         """Compare the copy that is kept, do what was ordered, and judge when it is time."""
@@ -185,16 +185,23 @@ class Learner:
             self.champion.evict(evicted)
         model.types.observe(contexts.event_type_B[kept], [contexts.type_names_B[index] for index in kept], self.events)
         generator = torch.Generator().manual_seed(seed_for(self.seed, plan.batch, "admit"))
-        for index in kept[positions].tolist():
-            row = int(model.items.lookup(contexts.event_item_B[index : index + 1])[0])
-            model.transformer.admit(row, self._before(contexts, index), generator)
+        events = kept[positions]
+        rows = model.items.lookup(contexts.event_item_B[events])
+        for row, before in zip(rows.tolist(), self._before(contexts, events), strict=True):
+            model.transformer.admit(row, before, generator)
         return len(positions), len(evicted)
 
-    def _before(self, contexts: Contexts, index: int) -> list[int]:
-        """Return the rows of the items just before an event."""
-        stop = int(contexts.state_position_Q[contexts.before_B[index]]) + 1
-        keys = contexts.items_RT[contexts.event_row_B[index], max(0, stop - CONTEXT_ITEMS) : stop]
-        return [int(row) for row in self.model.items.lookup(keys)]
+    def _before(self, contexts: Contexts, events: np.ndarray) -> list[list[int]]:
+        """Return the rows of the items just before each event."""
+        stop_E = contexts.state_position_Q[contexts.before_B[events]] + 1
+        begin_E = np.maximum(0, stop_E - CONTEXT_ITEMS)
+        lines = contexts.event_row_B[events].tolist()
+        keys = [
+            contexts.items_RT[line, begin:stop]
+            for line, begin, stop in zip(lines, begin_E.tolist(), stop_E.tolist(), strict=True)
+        ]
+        rows = self.model.items.lookup(np.concatenate([np.zeros(0, np.int64), *keys]))
+        return [part.tolist() for part in np.split(rows, np.cumsum([len(key) for key in keys])[:-1])] if keys else []
 
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray, plan: LearnPlan) -> None:
         model = self.model

@@ -56,10 +56,10 @@ class ItemTable:
 
         A context row that is admitted in the same micro-batch but not started yet says nothing.
         """
-        noise = torch.randn(self.dim, generator=generator) * INIT_SCALE
+        noise = (torch.randn(self.dim, generator=generator) * INIT_SCALE).numpy()
         has_context = self.receive(row, context)
-        self.weight[row] += noise * (0.5 if has_context else 1.0)
-        self.bias[row] = 0.0
+        self.weight.numpy()[row] += noise * (0.5 if has_context else 1.0)
+        self.bias.numpy()[row] = 0.0
 
     def receive(self, row: int, context: Sequence[int]) -> bool:
         """Give the row of a guest the mean of its context rows, 0 where it has none; it is not live by that.
