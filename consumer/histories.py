@@ -4,8 +4,9 @@ Staging changes nothing: it joins each user's history with the user's new events
 event sees all earlier ones. Applying makes the new events part of the histories; it happens after the commit.
 
 Rules. A *repeated* event (its id is among the user's latest `repeat_window` ids, or its offset was read before someone
-set the offsets back) is predicted for, but neither ranked, kept nor learned. A *late* event is kept in the order of arrival, or treated like a repeated one, by
-`on_late`. Time between events is never negative. The user unseen for longest makes room when a partition is full.
+set the offsets back) is predicted for, but neither ranked, kept nor learned. A *late* event is kept in the order of
+arrival, or treated like a repeated one, by `on_late`. Time between events is never negative. The user unseen for longest
+makes room when a partition is full.
 """
 
 from __future__ import annotations
