@@ -22,6 +22,8 @@ KINDS = ("events", "predictions", "dead_letters", "drift", "journal")
 OUTPUT_PARTITIONS = 3
 JOURNALS = 16
 ADMIN_S = 30.0
+BROKER_WAIT_S = 60.0
+"""A worker that has waited so long for a broker ends, and is started again."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "history": {"length": 12},
@@ -30,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "learning": {"negatives": 64, "rehearsal_windows": 16, "rehearsal_capacity": 64, "rehearsal_length": 8},
     "evaluation": {"baselines": False},
     "worker": {"batch_events": 32, "poll_wait_s": 0.05},
-    "kafka": {"session_timeout_ms": 6000, "request_timeout_ms": 2000, "broker_wait_s": 60.0},
+    "kafka": {"session_timeout_ms": 6000, "request_timeout_ms": 2000, "broker_wait_s": BROKER_WAIT_S},
     "snapshot": {"every_s": 1.0, "keep": 1000},
     "recovery": {"journal_keep": "all"},
     "watchdog": {"commit_s": 8.0, "step_s": 30.0},
