@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from model.compiled import compiled
 from model.item_statistics import note
+from model.likeness import LIKENESSES, likeness
 from model.stream import stream_of
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 Features = npt.NDArray[np.float32]
 
-FIXED = 17
+FIXED = 19
 LAGS = 4
 """One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
 LOG_FLOOR = 1e-6
 IN_SESSION = 5
 """Place of "times in the session" among the FIXED features."""
+LIKE = 12
+"""Place of the cosines there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,10 @@ def features(
     mixture_QC: Probability,
     weights_QM: Probability,
     statistics: ItemStatistics,
+    weight_ND: npt.NDArray[np.float32],
     places: Places,
 ) -> Features:
-    """Return the features [Q, C, M + 1 + FIXED]. `p_QCM` are changed on the way."""
+    """Return the features [Q, C, M + 1 + FIXED]. `p_QCM` are changed on the way; `weight_ND` embeds all items."""
     stream = stream_of(contexts, statistics.items)
     shown_R = np.zeros(len(contexts.user_R), np.bool_)  # whose new events count for the states after them
     shown_R[contexts.event_row_B[contexts.shown_B]] = True
@@ -109,6 +113,9 @@ def features(
         stream,
         out[:, :, components + 1 :],
     )
+    alike = slice(components + 1 + LIKE, components + 1 + LIKE + LIKENESSES)
+    states = contexts.state_row_Q, contexts.state_position_Q
+    out[:, :, alike] = likeness(weight_ND, rows_RT, contexts.session_RT, *states, rows_QC)
     mine_QC = out[:, :, components + 1 + IN_SESSION] > 0.0
     mixture_QC = _leave_out_the_session(mine_QC, p_QCM, mixture_QC, weights_QM, places)
     out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
@@ -157,7 +164,7 @@ def describe(
     """Fill in what the history and the statistics say of each candidate.
 
     0-3 one-hot of the copy lag · 4 its logarithm · 5 times in the session · 6 times in the history · 7 age · 8 count ·
-    9 length of the history · 10 length of the session · 11 count of the latest item · the rest is left to the caller. Counts and ages are as of the
+    9 length of the history · 10 length of the session · 11 count of the latest item · the rest is left to the caller: 12, 13 `likeness`, then summits. Counts and ages are as of the
     state's moment; of each row the events before `counted_R` are among them. `statistics` are changed.
     """
     count, last_user, last = statistics

@@ -153,7 +153,9 @@ class Predictor:
             p_QCM = p_QCM[states[:, None], best_QC]
         rows_RT = rows_of(contexts, model.items)
         weights_QM = model.mixture.weights(buckets).astype(np.float32)
-        told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, weights_QM, model.statistics, model.places)
+        weight_ND = model.transformer.table.weight.numpy()
+        known = model.statistics, weight_ND, model.places
+        told = features(contexts, rows_RT, rows_QC, p_QCM, mixture_QC, weights_QM, *known)
         return Candidates(rows_QC, mixture_QC, told)
 
     def _score(

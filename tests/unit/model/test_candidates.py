@@ -4,6 +4,7 @@ from support import Worker, event, random_events
 
 from consumer.events import key64
 from model.candidates import FIXED, LAGS, Places, features
+from model.likeness import LIKENESSES
 from model.model import SUMMITS
 
 
@@ -22,6 +23,7 @@ def described(worker, events, asked):
         np.full(rows.shape, 0.5, np.float32),
         np.full((states, 3), 1.0 / 3.0, np.float32),
         model.statistics,
+        model.transformer.table.weight.numpy(),
         Places(np.array([0, 1, 2]), np.array([2])),
     )
     return out[contexts.after_B[-1]]
@@ -62,7 +64,7 @@ def test_counts_and_ages_leave_the_users_own_session_out():
 def test_the_largest_probability_of_some_components_is_told_of_every_candidate():
     out = described(trained(), [event("a", 4, session="t")], [1, 2, 3])
     assert out[:, -3:] == pytest.approx(np.tile([0.25, 0.75, 0.25], (3, 1)))
-    assert len(SUMMITS) == FIXED - 12
+    assert len(SUMMITS) == FIXED - 12 - LIKENESSES
 
 
 def test_one_state_leaves_nothing_behind_for_the_next():
