@@ -13,7 +13,10 @@ from tests.faults.scenarios import kill_before_learning
 from tests.faults.scenarios_broker import REPLICA_LOST
 from tests.faults.scenarios_state import flip
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+
+TRIES = {"unchecked_futures": 4}
+"""Runs until a mutant must have been seen: whether single records fail, and the transaction not, is a matter of timing."""
 
 
 def known_abort(run: Run) -> None:
@@ -66,10 +69,14 @@ GREEN = tuple(scenario for mutant, scenario, _ in RED if mutant in {"no_hash_che
 
 @pytest.mark.parametrize(("mutant", "scenario", "wanted"), RED, ids=[mutant for mutant, *_ in RED])
 def test_the_checker_goes_red(mutant, scenario, wanted):
-    with scenario.broker() as broker:
-        verdict = run_scenario(scenario, broker, seed=3, mutant=mutant)
-    broken = {name for name, count in verdict.counts.items() if count}
-    assert broken & wanted, "\n".join(verdict.lines())
+    seen = []
+    for seed in range(3, 3 + TRIES.get(mutant, 1)):
+        with scenario.broker() as broker:
+            verdict = run_scenario(scenario, broker, seed=seed, mutant=mutant)
+        seen += verdict.lines()
+        if wanted & {name for name, count in verdict.counts.items() if count}:
+            return
+    pytest.fail("\n".join(seen))
 
 
 @pytest.mark.parametrize("scenario", GREEN, ids=[scenario.name for scenario in GREEN])
