@@ -106,8 +106,9 @@ class Evaluation:
         times = {} if scores.gap_quantiles_B3 is None else {OURS: _times(scores)} | times
         emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
         new_B = self._appearances.observe(observed.item_B, observed.kind_B != IGNORED)
-        heads = _guesses(scores), _coverage(scores)
-        return Outcomes(observed.kind_B, items, emitted, types, times, new_B, *heads, scores.guest_B)
+        return Outcomes(
+            observed.kind_B, items, emitted, types, times, new_B, _guesses(scores), _coverage(scores), scores.guest_B
+        )
 
     def _charged_alike(self, baseline: ItemOutcomes, observed: Observed, unknown: float) -> ItemOutcomes:
         """Let a baseline keep the model's share for `unknown`: nobody wins log-loss by guessing how often that comes.

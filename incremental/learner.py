@@ -193,15 +193,12 @@ class Learner:
 
     def _before(self, contexts: Contexts, events: np.ndarray) -> list[list[int]]:
         """Return the rows of the items just before each event."""
-        stop_E = contexts.state_position_Q[contexts.before_B[events]] + 1
-        begin_E = np.maximum(0, stop_E - CONTEXT_ITEMS)
+        rows_RT = self.model.items.lookup(contexts.items_RT)
         lines = contexts.event_row_B[events].tolist()
-        keys = [
-            contexts.items_RT[line, begin:stop]
-            for line, begin, stop in zip(lines, begin_E.tolist(), stop_E.tolist(), strict=True)
+        stops = (contexts.state_position_Q[contexts.before_B[events]] + 1).tolist()
+        return [
+            rows_RT[line, max(0, stop - CONTEXT_ITEMS) : stop].tolist() for line, stop in zip(lines, stops, strict=True)
         ]
-        rows = self.model.items.lookup(np.concatenate([np.zeros(0, np.int64), *keys]))
-        return [part.tolist() for part in np.split(rows, np.cumsum([len(key) for key in keys])[:-1])] if keys else []
 
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray, plan: LearnPlan) -> None:
         model = self.model

@@ -124,7 +124,7 @@ def features(
     out[:, :, : components + 1] += np.float32(1.0)
     listed_QC = (rows_QC != 0)[:, :, None]  # the padding says `unknown`, and how much there is depends on other states
     p_QM = p_QCM[:, :, places.summits].max(axis=1, initial=0.0, where=listed_QC)
-    out[:, :, -len(places.summits) :] = p_QM[:, None, :]
+    out[:, :, alike.stop : alike.stop + len(places.summits)] = p_QM[:, None, :]
     return out
 
 

@@ -38,25 +38,6 @@ if TYPE_CHECKING:
     from model.settings import ModelSettings
     from model.transformer import TransformerView
 
-COMPONENTS = (
-    "transformer",
-    "recency_popularity",
-    "popularity_now",
-    "own_items",
-    "own_counts",
-    "replies",
-    "next_item",
-    "transitions",
-    "co_occurrence",
-    "next_item_now",
-    "transitions_now",
-    "co_occurrence_now",
-    "similar_sessions",
-    "latest_items",
-)
-"""What can tell what comes next, in the order of the mixture's weights."""
-SUMMITS = ("transformer", "next_item", "transitions", "co_occurrence", "similar_sessions")
-"""Components whose largest probability among the candidates the ranker is told."""
 COUNTING = (
     "next_item",
     "transitions",
@@ -67,6 +48,19 @@ COUNTING = (
     "similar_sessions",
 )
 """Components that have counted the current session by the time its next event is ranked."""
+COMPONENTS = (
+    "transformer",
+    "recency_popularity",
+    "popularity_now",
+    "own_items",
+    "own_counts",
+    "replies",
+    *COUNTING,
+    "latest_items",
+)
+"""What can tell what comes next, in the order of the mixture's weights."""
+SUMMITS = ("transformer", "next_item", "transitions", "co_occurrence", "similar_sessions")
+"""Components whose largest probability among the candidates the ranker is told."""
 
 QUICK_SHARE = 4
 """The memory of the shorter half-life holds this part of what the other one holds."""

@@ -218,7 +218,8 @@ def say(text):
 def show(result):
     if "mean" in result:
         for name in ("mean", "mean_from_4"):
-            say(f"{name} { ({key: round(value, 4) for key, value in result[name].items()}) }")
+            rounded = {key: round(value, 4) for key, value in result[name].items()}
+            say(f"{name} {rounded}")
         return
     for name, figures in result["methods"].items():
         text = "  ".join(
@@ -231,12 +232,16 @@ def show(result):
 
 def summed_up(options, results):
     """Return one object: `metrics` are means over the seeds, and `standard_error` those of the means."""
-    learning = Settings().learning
+    learning = settings_of(options, 0).learning
     tables = [figures_of(result) for result in results.values()]
     return {
         "set": options.set,
         "protocol": options.protocol,
         "seeds": list(results),
+        "limit": options.limit,
+        "shuffle_ties": options.shuffle_ties,
+        "last_session_only": options.last_session_only,
+        "changed": options.change,
         "ablated": options.ablate,
         "rehearsal_events": learning.rehearsal_targets,
         "gradient_visits_per_event": 1.0 + learning.rehearsal_targets / REFERENCE_EVENTS,

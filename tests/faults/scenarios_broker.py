@@ -83,7 +83,7 @@ def broker_away(run: Run) -> None:
         with run.fault("broker away"):
             run.broker.kill()
             begin = time.monotonic()
-            deadline = time.monotonic() + (LONG_AWAY_S if run.long else AWAY_S)
+            deadline = begin + (LONG_AWAY_S if run.long else AWAY_S)
             run.wait(lambda until=deadline: time.monotonic() > until, "the time is over", 2 * LONG_AWAY_S)
             after = run.workers.memory_bytes(0)
             run.broker.start()

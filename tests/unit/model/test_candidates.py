@@ -3,7 +3,7 @@ import pytest
 from support import Worker, event, random_events
 
 from consumer.events import key64
-from model.candidates import FIXED, LAGS, Places, features
+from model.candidates import FIXED, LAGS, LIKE, Places, features
 from model.likeness import LIKENESSES
 from model.model import SUMMITS
 
@@ -63,7 +63,8 @@ def test_counts_and_ages_leave_the_users_own_session_out():
 
 def test_the_largest_probability_of_some_components_is_told_of_every_candidate():
     out = described(trained(), [event("a", 4, session="t")], [1, 2, 3])
-    assert out[:, -3:] == pytest.approx(np.tile([0.25, 0.75, 0.25], (3, 1)))
+    first = 4 + LIKE + LIKENESSES
+    assert out[:, first : first + 3] == pytest.approx(np.tile([0.25, 0.75, 0.25], (3, 1)))
     assert len(SUMMITS) == FIXED - 12 - LIKENESSES
 
 
