@@ -110,7 +110,7 @@ class Predictor:
         self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]], *, exclude_seen: bool
     ) -> _Ranking:
         """Order the candidates by the ranker."""
-        candidates = self._candidates(contexts, views, proposals, exclude_seen=exclude_seen)
+        candidates = self._candidates(contexts, views, proposals)
         states, rows_QC = np.arange(contexts.states), candidates.rows_QC
         size_Q = (rows_QC != UNKNOWN).sum(axis=1)
         buckets = bucket(contexts.state_position_Q + 1)
@@ -140,10 +140,8 @@ class Predictor:
         p_QC[lines, first_column_Q[lines]] = p_QK[lines, 0]
         return first_Q
 
-    def _candidates(
-        self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]], *, exclude_seen: bool
-    ) -> Candidates:
-        """Choose from all proposals; what may not be listed takes no place from what may."""
+    def _candidates(self, contexts: Contexts, views: Views, proposals: list[tuple[Rows, Probability]]) -> Candidates:
+        """Choose from all proposals by the mixture alone, also where what was seen will not be listed: that was better."""
         model, states = self.model, np.arange(contexts.states)
         rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.height, LIST_LENGTH)
         p_QCM = np.stack([view.score(states, rows_QC) for view in views.all], axis=-1)
@@ -151,12 +149,8 @@ class Predictor:
         mixture_QC = model.mixture.combine(p_QCM, buckets)
         mixture_QC[rows_QC == UNKNOWN] = 0.0
         if rows_QC.shape[1] > RANKED:
-            wanted_QC = np.where(rows_QC == UNKNOWN, np.float32(-2.0), mixture_QC)  # padding stays behind
-            if exclude_seen:
-                wanted_QC[views.own_items.holds(states, rows_QC) & (rows_QC != UNKNOWN)] -= np.float32(1.0)
-            best_QC, _ = heaviest_columns(wanted_QC, RANKED)
+            best_QC, mixture_QC = heaviest_columns(mixture_QC, RANKED)
             rows_QC = np.take_along_axis(rows_QC, best_QC, axis=1)
-            mixture_QC = np.take_along_axis(mixture_QC, best_QC, axis=1)
             p_QCM = p_QCM[states[:, None], best_QC]
         rows_RT = rows_of(contexts, model.items)
         weights_QM = model.mixture.weights(buckets).astype(np.float32)
