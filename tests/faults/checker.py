@@ -116,7 +116,7 @@ def torn(evidence: Evidence) -> list[str]:
         if answer.kind == "predictions":
             by_batch[answer.lineage, answer.batch].add(answer.source)
     problems = []
-    first = {partition: min(o for p, o in evidence.inputs if p == partition) for partition, _ in evidence.inputs}
+    first = _first_offsets(evidence)
     for lineage, entries in evidence.journal.items():
         for batch, ranges in entries:
             there = by_batch.pop((lineage, batch), set())
@@ -144,13 +144,21 @@ def aborted_read(evidence: Evidence) -> list[str]:
         for seen in evidence.live
         if evidence.committed_places.get(seen.place, b"-") != seen.value and not _deleted(seen, evidence)
     ]
-    first = {partition: min(o for p, o in evidence.inputs if p == partition) for partition, _ in evidence.inputs}
+    first = _first_offsets(evidence)
     strange = [
         f"an answer to input {answer.source}, which is not there"
         for answer in evidence.answers
         if answer.source not in evidence.inputs and answer.source[1] >= first.get(answer.source[0], 0)
     ]
     return ghosts + strange
+
+
+def _first_offsets(evidence: Evidence) -> dict[int, int]:
+    """By partition of the input, the first offset that is still there."""
+    first: dict[int, int] = {}
+    for partition, offset in evidence.inputs:
+        first[partition] = min(offset, first.get(partition, offset))
+    return first
 
 
 def _deleted(seen: Seen, evidence: Evidence) -> bool:
