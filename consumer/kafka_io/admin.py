@@ -32,7 +32,7 @@ _LOOKUP_S = 30.0
 
 def require_topics(kafka: KafkaSettings, names: Sequence[str], clock: Clock) -> dict[str, TopicInfo]:
     """Return what the broker says of the topics. Raises ConfigError that names every missing one and what to do."""
-    with _admin(kafka, clock) as admin:
+    with admin_client(kafka, clock) as admin:
         found = _describe(admin, names, clock)
     missing = [name for name in dict.fromkeys(names) if name not in found]
     if missing:
@@ -63,7 +63,7 @@ def no_such_journal_partition(settings: Settings, partitions: int) -> str:
 def topic_info(settings: Settings, names: Sequence[str], *, clock: Clock | None = None) -> dict[str, TopicInfo]:
     """Return partitions and configuration of those topics that exist. Raises AccessError where they cannot be seen."""
     clock = clock or SystemClock()
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         found = _describe(admin, names, clock)
         configs = _configs(admin, list(found), clock) if found else {}
     return {name: TopicInfo(name, len(t["partitions"]), configs.get(name, {})) for name, t in found.items()}
@@ -72,7 +72,7 @@ def topic_info(settings: Settings, names: Sequence[str], *, clock: Clock | None 
 def topic_rights(settings: Settings, names: Sequence[str], *, clock: Clock | None = None) -> dict[str, frozenset[str]]:
     """What this user may do with each existing topic, e.g. READ and WRITE, in Kafka's words."""
     clock = clock or SystemClock()
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         found = _describe(admin, names, clock)
     return {name: frozenset(topic.get("authorized_operations") or ()) for name, topic in found.items()}
 
@@ -90,7 +90,7 @@ def create_topics(
     Returns when every partition has a leader. `replication` -1 leaves it to the broker.
     """
     clock = clock or SystemClock()
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         existing = _describe(admin, list(topics), clock)
         wanted = {name: partitions for name, partitions in topics.items() if name not in existing}
         for name, partitions in wanted.items():
@@ -104,7 +104,7 @@ def create_topics(
 def add_partitions(settings: Settings, topic: str, total: int, *, clock: Clock | None = None) -> None:
     """Let an existing topic have `total` partitions, which are more than it has. Raises AccessError."""
     clock = clock or SystemClock()
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         retry(
             lambda: admin.create_partitions({topic: total}), f"adding partitions to {topic}", clock, within_s=_LOOKUP_S
         )
@@ -118,7 +118,7 @@ def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[Top
     """
     clock = clock or SystemClock()
     kafka, topic = settings.kafka, settings.topics.events
-    with _admin(kafka, clock) as admin:
+    with admin_client(kafka, clock) as admin:
         found = _describe(admin, [topic], clock).get(topic)
         tps = [KafkaPartition(topic, p) for p in range(len(found["partitions"]) if found else 0)]
         groups = retry(lambda: admin.list_group_offsets([kafka.group]), "listing offsets", clock, within_s=_LOOKUP_S)
@@ -131,7 +131,7 @@ def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[Top
 def delete_before(settings: Settings, partition: TopicPartition, offset: int, clock: Clock) -> None:
     """Delete the records of a partition before an offset. Raises TransientError or AccessError."""
     doing = f"deleting records of {partition.topic}-{partition.partition}"
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         retry(lambda: admin.delete_records({KafkaPartition(*partition): offset}), doing, clock, within_s=_LOOKUP_S)
 
 
@@ -147,13 +147,14 @@ def check_transactions(settings: Settings, *, clock: Clock | None = None) -> Non
             return  # never used, but not refused
 
     clock = clock or SystemClock()
-    with _admin(settings.kafka, clock) as admin:
+    with admin_client(settings.kafka, clock) as admin:
         retry(lambda: describe(admin), doing, clock, within_s=_LOOKUP_S)
 
 
 @contextmanager
-def _admin(kafka: KafkaSettings, clock: Clock) -> Iterator[Any]:
-    admin = connect(KafkaAdminClient, admin_options(kafka), kafka, clock)
+def admin_client(kafka: KafkaSettings, clock: Clock, kind: type[Any] = KafkaAdminClient) -> Iterator[Any]:
+    """An open admin client. Raises BrokerUnavailable, AccessError, ConfigError."""
+    admin = connect(kind, admin_options(kafka), kafka, clock)
     try:
         yield admin
     finally:

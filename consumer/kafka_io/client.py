@@ -9,7 +9,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, codec, errors
     from kafka import TopicPartition as KafkaPartition
-    from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
+    from kafka.admin import (
+        AbortTransactionSpec,
+        ConfigResource,
+        ConfigResourceType,
+        MemberToRemove,
+        OffsetSpec,
+        TransactionState,
+    )
     from kafka.coordinator.assignors.range import RangePartitionAssignor
     from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
     from kafka.net.compat import KafkaNetClient
@@ -19,6 +26,7 @@ with warnings.catch_warnings():
     from kafka.structs import OffsetAndMetadata
 
 __all__ = [
+    "AbortTransactionSpec",
     "ConfigResource",
     "ConfigResourceType",
     "ConsumerRebalanceListener",
@@ -35,6 +43,7 @@ __all__ = [
     "OffsetSpec",
     "RangePartitionAssignor",
     "RoundRobinPartitionAssignor",
+    "TransactionState",
     "codec",
     "errors",
 ]

@@ -6,20 +6,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from consumer.errors import Aborted, BrokerUnavailable, ConfigError, TidemillError, UnknownOutcome, VoidStateError
-from consumer.kafka_io.admin import no_such_journal_partition, require_topics
+from consumer.kafka_io.admin import admin_client, no_such_journal_partition, require_topics
 from consumer.kafka_io.client import KafkaProducer
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.connect import connect
 from consumer.kafka_io.errors import TOO_LARGE, after_the_end, before_the_end, describe, translate
+from consumer.kafka_io.hanging import MarkerAdmin, end_hanging, find_hanging
 from consumer.kafka_io.options import producer_options, transactional_options
 from consumer.kafka_io.source import positions
 from consumer.sink_rules import OutputTooLarge, partition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from consumer.kafka_io.source import KafkaSource
-    from consumer.ports import Batch, Clock, Output
+    from consumer.ports import Batch, Clock, Output, TopicInfo
     from consumer.settings import KafkaSettings, Settings
 
 _DOING = "committing a micro-batch"
@@ -29,8 +30,8 @@ _CLOSE_S = 1.0
 class KafkaSink:
     """Where predictions, dead letters and the positions of the source go.
 
-    Making one waits for a broker, and with exactly-once delivery fences any older instance of the same name and aborts
-    what that left open. Raises BrokerUnavailable, AccessError, or ConfigError when an output topic or the journal's partition is missing.
+    Making one waits for a broker, and with exactly-once delivery fences any older instance of the same name and ends
+    what that left open: what was not committed is aborted, and what hangs is ended as it was decided (`hanging`). Raises BrokerUnavailable, AccessError, or ConfigError when an output topic or the journal's partition is missing.
     With at-least-once delivery the positions go through `source`, which is then required.
 
     After Fenced, LostPartitions or UnknownOutcome this sink refuses every commit: its producer is never used again.
@@ -51,7 +52,7 @@ class KafkaSink:
         options = transactional_options if self._exactly_once else producer_options
         self._producer: Any = connect(KafkaProducer, options(settings.kafka), settings.kafka, clock)
         if self._exactly_once:
-            begin_alone(self._producer, settings.kafka, clock)
+            self._begin(settings.kafka, found.values(), clock)
 
     def commit(self, outputs: Sequence[Output], batch: Batch) -> None:
         """Write the outputs and the positions after `batch`; nothing to write and no position: nothing is done.
@@ -81,6 +82,14 @@ class KafkaSink:
     def close(self) -> None:
         """Flush nothing, abort what is open, release the connection; safe to call twice."""
         abandon(self._producer)
+
+    def _begin(self, kafka: KafkaSettings, outputs: Iterable[TopicInfo], clock: Clock) -> None:
+        """Be the only one of this name, with nothing left open by the last one."""
+        transactional_id = transactional_options(kafka)["transactional_id"]
+        with admin_client(kafka, clock, MarkerAdmin) as admin:
+            hanging = find_hanging(admin, transactional_id, outputs, kafka.group, clock)
+            begin_alone(self._producer, kafka, clock)
+            end_hanging(admin, hanging, clock)
 
     def _commit_exactly_once(self, outputs: Sequence[Output], batch: Batch) -> None:
         futures: list[Any] = []

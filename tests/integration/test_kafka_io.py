@@ -35,7 +35,7 @@ from consumer.kafka_io import (
     read_last,
     topic_info,
 )
-from consumer.kafka_io.admin import _admin
+from consumer.kafka_io.admin import admin_client
 from consumer.kafka_io.client import MemberToRemove, codec
 from consumer.ports import OffsetRange, Output, PollLimits, TopicPartition
 from consumer.settings import KafkaSettings, Settings, TopicSettings
@@ -259,7 +259,7 @@ def test_a_member_that_the_group_has_removed_must_recover(settings):
     write(settings, [b"1", b"2"])
     with closing(KafkaSource(settings, CLOCK)) as source:
         read(source, 2)
-        with _admin(settings.kafka, CLOCK) as admin:
+        with admin_client(settings.kafka, CLOCK) as admin:
             admin.remove_group_members(
                 settings.kafka.group, [MemberToRemove(group_instance_id=settings.kafka.instance)]
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from consumer.clock import ManualClock
@@ -61,6 +63,9 @@ class Producer:
 def producer(monkeypatch):
     producer = Producer()
     monkeypatch.setattr(module, "connect", lambda *_args: producer)
+    monkeypatch.setattr(module, "admin_client", lambda *_args: nullcontext(producer))
+    monkeypatch.setattr(module, "find_hanging", lambda *_args: producer._called("find_hanging"))
+    monkeypatch.setattr(module, "end_hanging", lambda *_args: producer._called("end_hanging"))
     monkeypatch.setattr(
         module, "require_topics", lambda _kafka, names, _clock: {name: TopicInfo(name, 1) for name in names}
     )
@@ -70,7 +75,7 @@ def producer(monkeypatch):
 @pytest.fixture
 def sink(producer):
     sink = module.KafkaSink(Settings(), ManualClock())
-    assert producer.calls == ["init_transactions"]
+    assert producer.calls == ["find_hanging", "init_transactions", "end_hanging"]
     producer.calls.clear()
     return sink
 
