@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from model.contexts import Contexts, Float64, Int64
     from model.settings import ModelSettings
     from model.smoothing import Probability
-    from model.transformer import TransformerView
+    from model.transformer_view import TransformerView
     from model.vocabulary import Vocabulary
 
 BUCKETS = 8

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from model.latest_items import LatestItemsView
     from model.own_items import OwnItemsView
     from model.settings import ModelSettings
-    from model.transformer import TransformerView
+    from model.transformer_view import TransformerView
 
 COUNTING = (
     "next_item",

@@ -10,18 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
 from model.adam import Adam
-from model.compiled import compiled, compiled_products
 from model.gaps import Gaps, bin_of
 from model.item_table import INIT_SCALE, ItemTable
 from model.network import Network
 from model.sequences import Sequences, cut, groups, joined
 from model.state import Array, State
+from model.transformer_view import TransformerView
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
 
 if TYPE_CHECKING:
@@ -29,18 +28,11 @@ if TYPE_CHECKING:
 
     from model.contexts import Bool, Contexts, Int64
     from model.settings import ModelSettings
-    from model.smoothing import Probability, Smoothing
+    from model.smoothing import Smoothing
 
 TYPE_LOSS, TIME_LOSS = 0.25, 0.05
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
-TILE, TILE_STATES = 1 << 22, 64
-"""Logits held at once while a catalogue is scored (16 MB), of so many states at most: what is in the cache is read fast."""
-GROUP = 64
-"""Items whose maximum stands for them while the best are looked for."""
 BETAS = (0.9, 0.98)
-LARGE = 3e38
-
-Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,130 +261,6 @@ class Transformer:
         weights = state.take("network").arrays
         self.network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
         self._optimizer.load(state.take("optimizer"))
-
-
-class TransformerView:
-    """States h [Q, D] of a micro-batch and, once asked, the catalogue's normaliser of each."""
-
-    def __init__(self, owner: Transformer, contexts: Contexts, smoothing: Smoothing) -> None:
-        self._owner, self._smooth, self._size = owner, smoothing, owner.items.size
-        owner.table.reserve(owner.items.height)  # guests have rows too
-        self.h_QD = owner.states(contexts)
-        self._log_sum_Q = torch.empty(0)
-        self._top: tuple[Rows, Probability] = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
-
-    @torch.inference_mode()
-    def _scan(self, n: int) -> None:
-        """Score the catalogue tile by tile: the log of the normaliser and the n best logits of every state."""
-        rows, states = self._owner.items.rows, len(self.h_QD)
-        weight, bias = self._owner.table.weight[:rows], self._owner.table.bias[:rows]
-        tile = min(TILE_STATES, max(16, TILE // rows))
-        buffer = torch.empty(min(tile, states), rows)
-        self._top = np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)
-        self._log_sum_Q = torch.empty(states)
-        for start in range(0, states, tile):
-            part = slice(start, min(start + tile, states))
-            logits = torch.addmm(bias, self.h_QD[part], weight.T, out=buffer[: part.stop - start])
-            best, values = top_n(logits.numpy(), n)
-            self._top[0][part], self._top[1][part] = best, values
-            highest = torch.from_numpy(values[:, :1])
-            total = logits.sub_(highest).exp_().sum(dim=1)
-            self._log_sum_Q[part] = total.log_().add_(highest[:, 0])
-
-    def _prepare(self) -> None:
-        if len(self._log_sum_Q) != len(self.h_QD):
-            self._scan(self._owner.settings.proposals)
-
-    @torch.inference_mode()
-    def propose(self, n: int) -> tuple[Rows, Probability]:
-        """Return the n most probable items of every state; n is at most `proposals`."""
-        rows, p = np.zeros((len(self.h_QD), n), np.int32), np.zeros((len(self.h_QD), n), np.float32)
-        if not self._size or not len(self.h_QD):
-            return rows, p
-        self._prepare()
-        top = min(n, self._size)
-        rows[:, :top] = self._top[0][:, :top]
-        p[:, :top] = self._smooth(np.exp(self._top[1][:, :top] - self._log_sum_Q.numpy()[:, None]), rows[:, :top])
-        return rows, p
-
-    @torch.inference_mode()
-    def score(self, states: Int64, rows: Rows) -> Probability:
-        """Return the probability of rows [S, C]; uniform while nothing is admitted."""
-        states = states.astype(np.int64)
-        if not self._size or not len(self.h_QD):
-            return self._smooth(1.0 / np.maximum(1, self._smooth.size(states)), rows, states)
-        self._prepare()
-        table = self._owner.table
-        logits = listed_logits(self.h_QD.numpy(), table.weight.numpy(), table.bias.numpy(), states, rows)
-        q = np.exp(logits - self._log_sum_Q.numpy()[states][:, None])
-        return self._smooth(q, rows, states)
-
-    @torch.inference_mode()
-    def type_probabilities(self) -> Probability:
-        """Return p over the rows of the type vocabulary, [Q, rows]; smoothed as items are."""
-        rows = self._owner.types.rows
-        q = torch.softmax(self._owner.network.type_logits(self.h_QD)[:, :rows], dim=1).numpy()
-        epsilon = self._smooth.epsilon
-        return ((1.0 - epsilon) * q + epsilon / rows).astype(np.float32)
-
-    @torch.inference_mode()
-    def time_probabilities(self) -> Probability:
-        """Return p over the bins of the time to the next event, [Q, BINS]."""
-        logits = self._owner.network.time_logits(self.h_QD, self._owner.gap_share())
-        p_QB: Probability = torch.softmax(logits, dim=1).numpy()
-        return p_QB
-
-
-@compiled_products
-def listed_logits(h_QD: Logits, weight_ND: Logits, bias_N: Logits, states: Int64, rows_SC: Rows) -> Logits:
-    """Return the logits of the listed rows, [S, C]; that of UNKNOWN is 0."""
-    logits_SC = np.zeros(rows_SC.shape, np.float32)
-    for line in range(len(states)):
-        for column in range(rows_SC.shape[1]):
-            row = rows_SC[line, column]
-            if row != UNKNOWN:
-                total = bias_N[row]
-                for d in range(h_QD.shape[1]):
-                    total += h_QD[states[line], d] * weight_ND[row, d]
-                logits_SC[line, column] = total
-    return logits_SC
-
-
-@compiled
-def top_n(logits_SN: Logits, n: int) -> tuple[Rows, Logits]:
-    """Return where the n largest of each line are, best first, ties by column, and what they are; exact.
-
-    Only groups of columns whose maximum is among the n largest maxima can hold them, and those are found first.
-    Where there are fewer than n columns the rest is 0.
-    """
-    lines, width = logits_SN.shape
-    groups_ = (width + GROUP - 1) // GROUP
-    best, values = np.zeros((lines, n), np.int32), np.zeros((lines, n), np.float32)
-    peaks = np.empty(groups_, np.float32)
-    for line in range(lines):
-        for group in range(groups_):
-            peak = np.float32(-LARGE)
-            for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
-                peak = max(peak, logits_SN[line, column])
-            peaks[group] = peak
-        least = np.float32(-LARGE)
-        if groups_ > n:
-            least = np.partition(peaks, groups_ - n)[groups_ - n]
-        filled = 0
-        for group in range(groups_):
-            if peaks[group] < least or (filled == n and peaks[group] <= values[line, n - 1]):
-                continue
-            for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
-                value = logits_SN[line, column]
-                if value < least or (filled == n and value <= values[line, n - 1]):
-                    continue
-                filled = min(n, filled + 1)
-                place = filled - 1
-                while place > 0 and values[line, place - 1] < value:
-                    values[line, place], best[line, place] = values[line, place - 1], best[line, place - 1]
-                    place -= 1
-                values[line, place], best[line, place] = value, column
-    return best, values
 
 
 def target_mask(batch: Sequences) -> Bool:

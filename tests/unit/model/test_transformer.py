@@ -8,11 +8,12 @@ import torch
 from support import Worker, event, random_events, same_state, small_settings
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
-import model.transformer as module
+import model.transformer_view as module
 from model.gaps import bin_of
 from model.sequences import Sequences
 from model.settings import ModelSettings
-from model.transformer import TIME_LOSS, TYPE_LOSS, LearningStep, Transformer, top_n
+from model.transformer import TIME_LOSS, TYPE_LOSS, LearningStep, Transformer
+from model.transformer_view import top_n
 from model.vocabulary import UNKNOWN, Vocabulary
 
 STEP = LearningStep(learning_rate=0.01, weight_decay=0.0, gradient_clip=1.0, negatives=10_000, seed=5)
