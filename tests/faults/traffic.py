@@ -73,6 +73,8 @@ class Traffic(threading.Thread):
         self.sent = 0
         self.acked = 0
         self.acked_in: Counter[int] = Counter()  # by partition
+        self.places: set[tuple[int, int]] = set()  # where the broker said that they are
+        self.acked_twice = self.acked_nowhere = 0  # records with the place of another, with none
         self.failed: list[str] = []
         self._partitions = cluster.partitions
         transactions = {} if shape.aborted is None else {"transactional.id": f"{cluster.name}-traffic"}
@@ -183,5 +185,9 @@ class Traffic(threading.Thread):
         if error is None:
             self.acked += 1
             self.acked_in[message.partition()] += 1
+            place = message.partition(), message.offset()
+            self.acked_nowhere += place[1] < 0
+            self.acked_twice += place in self.places
+            self.places.add(place)
         else:
             self.failed.append(str(error))
