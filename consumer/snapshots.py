@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 PREFIX = "snapshot-"
 WORKER = "worker"

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
 Features = npt.NDArray[np.float32]
 
-FIXED = 19
+FIXED = 22
 LAGS = 4
 """One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
 LOG_FLOOR = 1e-6
 IN_SESSION = 5
 """Place of "times in the session" among the FIXED features."""
-LIKE = 12
+LIKE = 15
 """Place of the cosines there."""
+FOLLOWED_DECAY = 0.7
+"""Weight of the next older time that something followed the latest item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,31 +166,24 @@ def describe(
     """Fill in what the history and the statistics say of each candidate.
 
     0-3 one-hot of the copy lag · 4 its logarithm · 5 times in the session · 6 times in the history · 7 age · 8 count ·
-    9 length of the history · 10 length of the session · 11 count of the latest item · the rest is left to the caller: 12, 13 `likeness`, then summits. Counts and ages are as of the
-    state's moment; of each row the events before `counted_R` are among them. `statistics` are changed.
+    9 length of the history · 10 length of the session · 11 count of the latest item · 12 how much it followed the latest
+    item before · 13 share of the session that is repeats · 14 how long ago the latest item was there before · the rest is
+    left to the caller: 15, 16 `likeness`, then summits. Counts and ages are as of the state's moment; of each row the
+    events before `counted_R` are among them. `statistics` are changed.
     """
     count, last_user, last = statistics
-    lag_of = np.full(len(count), -1, np.int32)
-    in_session, in_history = np.zeros(len(count), np.int32), np.zeros(len(count), np.int32)
-    learned = np.zeros(len(count), np.int32)
+    height = len(count)
+    lag_of, followed = np.full(height, -1, np.int32), np.zeros(height, np.float32)
+    in_session, in_history = np.zeros(height, np.int32), np.zeros(height, np.int32)
+    learned = np.zeros(height, np.int32)
+    marks = lag_of, in_session, in_history, learned, followed
     known, increment = 0, 1.0
     for state in stream.order_Q:
         more = stream.known_Q[state]
         increment = note(stream.rows_V[known:more], stream.users_V[known:more], events + known, increment, statistics)
         known, now = more, events + more
         line, latest = row_Q[state], position_Q[state]
-        session, length = True, 0
-        for lag in range(latest + 1):
-            item = rows_RT[line, latest - lag]
-            if lag_of[item] < 0:
-                lag_of[item] = lag
-            in_history[item] += 1
-            if session:
-                length += 1
-                in_session[item] += 1
-                if latest - lag < counted_R[line]:
-                    learned[item] += 1
-                session = not opens_RT[line, latest - lag]
+        length, repeats, again = mark(rows_RT[line], opens_RT[line], latest, counted_R[line], marks)
         newest = rows_RT[line, latest] if latest >= 0 else 0
         often = 0.3 * np.log(1.0 + max(0.0, count[newest] / increment - learned[newest])) - 1.0
         for column in range(rows_QC.shape[1]):
@@ -196,7 +191,6 @@ def describe(
             if item == 0:
                 continue
             lag = lag_of[item]
-            out[state, column, 11] = often
             if lag >= 0:
                 out[state, column, min(lag, LAGS - 1)] = 1.0
                 out[state, column, 4] = 0.3 * np.log(1.0 + lag)
@@ -207,6 +201,42 @@ def describe(
             out[state, column, 8] = 0.3 * np.log(1.0 + max(0.0, count[item] / increment - learned[item])) - 1.0
             out[state, column, 9] = 0.5 * np.log(1.0 + latest + 1)
             out[state, column, 10] = 0.5 * np.log(1.0 + length)
+            out[state, column, 11] = often
+            out[state, column, 12] = followed[item]
+            out[state, column, 13] = repeats / max(1, length)
+            out[state, column, 14] = -1.0 if again == 0 else 0.3 * np.log(1.0 + again)
         for lag in range(latest + 1):
             item = rows_RT[line, latest - lag]
-            lag_of[item], in_session[item], in_history[item], learned[item] = -1, 0, 0, 0
+            lag_of[item], in_session[item], in_history[item], learned[item], followed[item] = -1, 0, 0, 0, 0.0
+
+
+@compiled
+def mark(
+    rows_T: Rows, opens_T: Bool, latest: int, counted: int, marks: tuple[Int32, Int32, Int32, Int32, Probability]
+) -> tuple[int, int, int]:
+    """Mark the items of a history by row, newest event first.
+
+    Returns the length of its session, how many events of that repeat an item of it, and how many events ago the latest
+    item was there before (0: never).
+    """
+    lag_of, in_session, in_history, learned, followed = marks
+    newest = rows_T[latest] if latest >= 0 else 0
+    session, length, repeats, again = True, 0, 0, 0
+    weight = np.float32(1.0)
+    for lag in range(latest + 1):
+        item = rows_T[latest - lag]
+        if lag_of[item] < 0:
+            lag_of[item] = lag
+        in_history[item] += 1
+        if lag > 0 and item == newest and item != 0:
+            followed[rows_T[latest - lag + 1]] += weight
+            weight *= np.float32(FOLLOWED_DECAY)
+            again = lag if again == 0 else again
+        if session:
+            length += 1
+            in_session[item] += 1
+            repeats += in_session[item] > 1
+            if latest - lag < counted:
+                learned[item] += 1
+            session = not opens_T[latest - lag]
+    return length, repeats, again

@@ -65,7 +65,7 @@ def test_the_largest_probability_of_some_components_is_told_of_every_candidate()
     out = described(trained(), [event("a", 4, session="t")], [1, 2, 3])
     first = 4 + LIKE + LIKENESSES
     assert out[:, first : first + 3] == pytest.approx(np.tile([0.25, 0.75, 0.25], (3, 1)))
-    assert len(SUMMITS) == FIXED - 12 - LIKENESSES
+    assert len(SUMMITS) == FIXED - LIKE - LIKENESSES
 
 
 def test_one_state_leaves_nothing_behind_for_the_next():
@@ -93,3 +93,13 @@ def test_counting_components_say_nothing_of_what_is_in_the_session():
 def test_the_count_of_the_latest_item_is_told_of_every_candidate():
     out = described(trained(), [event("a", 3)], [1, 2])[:, 4:]
     assert out[:, 11] == pytest.approx([0.3 * np.log1p(1.0) - 1.0] * 2, abs=1e-3)
+
+
+def test_what_followed_the_latest_item_before_is_told_and_how_the_session_repeats_itself():
+    history = [event("a", item, session="t") for item in (4, 2, 3)]  # after 1 of another session, then 2 and 4
+    out = described(trained(), [*history, event("a", 4, session="t")], [2, 3, 4, 1])[:, 4:]
+    assert out[:, 12] == pytest.approx([1.0 * 0.7**0, 0.0, 0.7, 0.0])  # after the 4 before, and the one before that
+    assert out[:, 13] == pytest.approx([3 / 6] * 4)  # 2 4 4 2 3 4
+    assert out[:, 14] == pytest.approx([0.3 * np.log1p(3)] * 4)
+    out = described(trained(), [event("a", 3, session="u")], [2, 4])[:, 4:]
+    assert out[:, 12:15].tolist() == [[0.0, 0.0, -1.0]] * 2
