@@ -2,9 +2,9 @@
 
 Of an admitted item p(i) = pi * softmax over the candidates of z(i); what is left, 1 - pi, belongs to all others. z is
 a linear function of the features plus a multilayer perceptron; it begins as the logarithm of the mixture as the features
-tell it, so that the first order is the mixture's own but for items of the current session. pi, the chance that the candidates hold an admitted item that happens, is counted
-online for each bucket of history lengths. Learning minimises the listwise cross-entropy (Cao et al. 2007) on lists that were scored before
-their event was learned.
+tell it, so that the first order is the mixture's own but for items of the current session. pi, the chance that the
+candidates hold an admitted item that happens, is counted online for each bucket of history lengths. Learning minimises
+the listwise cross-entropy (Cao et al. 2007) on lists that were scored before their event was learned.
 """
 
 from __future__ import annotations
