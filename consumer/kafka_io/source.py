@@ -142,11 +142,16 @@ class KafkaSource:
         """Let the client see a join through that has outlasted a poll.
 
         One that new partitions have caused it forgets as soon as it has made the assignment: it would wait for nothing,
-        without heartbeats, for ever.
+        without heartbeats, for ever. And one that ends between two polls it does again, which is a rebalance for all
+        where this member leads the group: a worker that restarts, and polls in between steps of its recovery, would
+        disturb every other.
         """
         coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way in
         if coordinator.rejoining:
             coordinator.request_rejoin()
+        task = coordinator._join_task  # noqa: SLF001
+        if task is not None and not isinstance(task, _Join):
+            coordinator._join_task = _Join(task)  # noqa: SLF001
 
     def _see_whether_fenced(self) -> None:
         """Raise Fenced where the group knows another member by this one's instance id.
@@ -302,6 +307,21 @@ class _Noted(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is un
 
     def on_partitions_lost(self, lost: Iterable[Any]) -> None:
         self.lost = bool(set(lost))
+
+
+class _Join:
+    """A join that is not done until its outcome was asked for: after one that is done the client begins another."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def __await__(self) -> Any:
+        return self._task.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
 
 
 def positions(batch: Batch) -> dict[Any, Any]:
