@@ -43,8 +43,7 @@ def dropout(x: Tensor, share: float, generator: torch.Generator | None) -> Tenso
     """Inverted dropout with its own generator; without one (prediction) nothing is dropped."""
     if generator is None or share == 0.0:
         return x
-    keep = torch.rand(x.shape, generator=generator) >= share
-    return x * keep * (1.0 / (1.0 - share))
+    return x * torch.rand(x.shape, generator=generator).ge_(share).mul_(1.0 / (1.0 - share))
 
 
 class RotaryPositions(nn.Module):
