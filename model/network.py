@@ -58,10 +58,10 @@ class RotaryPositions(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def forward(self, x_RHLE: Tensor) -> Tensor:
-        """Return the rotated features."""
-        cos, sin = self.cos[: x_RHLE.shape[2]], self.sin[: x_RHLE.shape[2]]
-        even, odd = x_RHLE.chunk(2, dim=-1)
+    def forward(self, x_LE: Tensor) -> Tensor:
+        """Return the rotated features, [..., L, E]."""
+        cos, sin = self.cos[: x_LE.shape[-2]], self.sin[: x_LE.shape[-2]]
+        even, odd = x_LE.chunk(2, dim=-1)
         return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
 
 
@@ -90,8 +90,9 @@ class Block(nn.Module):
     def attend(self, x_RLD: Tensor) -> Tensor:
         """Causal multi-head attention, [R, L, D]."""
         R, L, D = x_RLD.shape
-        q, k, v = self.qkv(x_RLD).view(R, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each RHLE
-        y_RHLE = F.scaled_dot_product_attention(self.rotary(q), self.rotary(k), v, is_causal=True)
+        qkv = self.qkv(x_RLD).view(R, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each RHLE
+        q, k = self.rotary(qkv[:2])
+        y_RHLE = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)
         mixed: Tensor = self.out(y_RHLE.transpose(1, 2).reshape(R, L, D))
         return mixed
 

@@ -9,11 +9,12 @@ the admitted items, and the guests of the vocabulary that had come by its moment
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from model.compiled import compiled
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows
 
@@ -55,10 +56,32 @@ class Smoothing:
         size_S1 = self.size(states)
         floor_S1 = self.epsilon / (size_S1 + 1)
         unknown_S1 = (1.0 - self.epsilon) * np.where(size_S1 == 0, 1.0, self.unknown)
-        scale_S1 = (1.0 - self.epsilon - unknown_S1).astype(np.float32)  # small, so that what is large stays single
-        known_SC = q_SC.astype(np.float32) * scale_S1 + floor_S1.astype(np.float32)
-        p_SC: Probability = np.where(rows_SC == UNKNOWN, (unknown_S1 + floor_S1).astype(np.float32), known_SC)
-        return p_SC
+        shape = np.broadcast_shapes(q_SC.shape, rows_SC.shape, size_S1.shape)
+        scale_S, floor_S, first_S = (
+            np.broadcast_to(each_S1[:, 0].astype(np.float32), shape[0])
+            for each_S1 in (1.0 - self.epsilon - unknown_S1, floor_S1, unknown_S1 + floor_S1)
+        )
+        return spread(_filled(q_SC, shape), _filled(rows_SC, shape), scale_S.copy(), floor_S.copy(), first_S.copy())
+
+
+@compiled
+def spread(
+    q_SC: npt.NDArray[np.floating], rows_SC: Rows, scale_S: Probability, floor_S: Probability, unknown_S: Probability
+) -> Probability:
+    """Return `scale * q + floor`, and `unknown` where a row is UNKNOWN."""
+    p_SC = np.empty(rows_SC.shape, np.float32)
+    for state in range(rows_SC.shape[0]):
+        for column in range(rows_SC.shape[1]):
+            if rows_SC[state, column] == UNKNOWN:
+                p_SC[state, column] = unknown_S[state]
+            else:
+                p_SC[state, column] = np.float32(q_SC[state, column]) * scale_S[state] + floor_S[state]
+    return p_SC
+
+
+def _filled(values_SC: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return the values in an array of that shape of their own; compiled code is made for such."""
+    return np.ascontiguousarray(values_SC if values_SC.shape == shape else np.broadcast_to(values_SC, shape))
 
 
 class UnknownRate:
