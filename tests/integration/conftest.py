@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from kafka_support import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from consumer.settings import Settings
     from deploy.any_broker import BrokerHandle
 
 _HERE = Path(__file__).parent
@@ -30,6 +32,12 @@ def unique_name(request: pytest.FixtureRequest) -> Callable[[str], str]:
     test = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)[:60]
     suffix = uuid4().hex[:8]
     return lambda what: f"{what}-{test}-{suffix}"
+
+
+@pytest.fixture
+def settings(broker: BrokerHandle, unique_name: Callable[[str], str]) -> Settings:
+    """Settings for the broker, with topics and a group that no other test uses; the topics are not made."""
+    return make_settings(broker.bootstrap_servers, unique_name)
 
 
 @pytest.fixture

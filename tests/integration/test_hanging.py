@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from test_kafka_io import CLOCK, make_settings, make_topics, read, values, wait_until, write
+from kafka_support import CLOCK, make_settings, make_topics, read, values, wait_until, write
 
 from consumer.kafka_io import KafkaSink, KafkaSource, committed_lag, read_last
 from consumer.kafka_io.client import KafkaPartition, KafkaProducer

@@ -5,10 +5,20 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
-from test_kafka_io import CLOCK, make_settings, make_topics, wait_until
+import pytest
+from confluent_kafka.admin import (
+    AdminClient,
+    NewPartitions,
+)
+from kafka_support import CLOCK, LIMITS, make_settings, make_topics, read, wait_until, write
 
-from consumer.kafka_io import KafkaSource
-from consumer.ports import PollLimits
+from consumer.errors import Fenced, LostPartitions
+from consumer.kafka_io import (
+    KafkaSource,
+)
+from consumer.kafka_io.admin import admin_client
+from consumer.kafka_io.client import MemberToRemove
+from consumer.ports import PollLimits, TopicPartition
 
 SHORT = PollLimits(max_records=10, max_wait_s=0.001)
 RESTARTS = 6
@@ -46,3 +56,38 @@ def test_a_leader_that_comes_back_and_polls_for_moments_only_disturbs_nobody(bro
             ended.set()
             thread.join()
             leader.close()
+
+
+def test_a_member_that_the_group_has_removed_must_recover(settings):
+    make_topics(settings)
+    write(settings, [b"1", b"2"])
+    with closing(KafkaSource(settings, CLOCK)) as source:
+        read(source, 2)
+        with admin_client(settings.kafka, CLOCK) as admin:
+            admin.remove_group_members(
+                settings.kafka.group, [MemberToRemove(group_instance_id=settings.kafka.instance)]
+            )
+        with pytest.raises(LostPartitions, match="has removed the member"):
+            wait_until(lambda: source.poll(LIMITS) is None)
+
+
+def test_a_member_that_has_nothing_to_do_notices_that_another_has_taken_its_place(settings):
+    make_topics(settings)
+    with closing(KafkaSource(settings, CLOCK)) as older:
+        wait_until(lambda: older.poll(LIMITS).assignment)
+        with closing(KafkaSource(settings, CLOCK)) as newer:
+            with pytest.raises(Fenced, match="another worker has joined"):
+                wait_until(lambda: newer.poll(LIMITS) is None or older.poll(LIMITS) is None)
+            wait_until(lambda: newer.poll(LIMITS).assignment)
+
+
+def test_new_partitions_are_joined_by_polls_that_are_shorter_than_the_join(settings):
+    make_topics(settings, partitions=1)
+    topic = settings.topics.events
+    with closing(KafkaSource(settings, CLOCK)) as source:
+        wait_until(lambda: source.poll(LIMITS).assignment == {TopicPartition(topic, 0)})
+        admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0})
+        admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
+        wait_until(lambda: len(source.poll(PollLimits(10, 0.001)).assignment) == 2)
+        write(settings, [b"one"], partition=1)
+        wait_until(lambda: [record.value for record in source.poll(LIMITS).records] == [b"one"])
