@@ -24,7 +24,9 @@ class Client:
     def __init__(self):
         self.first, self.end, self.at, self.known = 0, 0, 0, 0
         self.markers = frozenset()
-        self._coordinator = SimpleNamespace(rejoining=False, stable=lambda: True, _heartbeat_enabled=True)
+        self._coordinator = SimpleNamespace(
+            rejoining=False, stable=lambda: True, _heartbeat_enabled=True, _join_task=None
+        )
 
     def subscribe(self, _topics, listener):
         self.listener = listener
@@ -156,3 +158,14 @@ def test_a_member_that_joins_sends_no_heartbeats_and_is_not_fenced(client, chang
     vars(client._coordinator).update(_heartbeat_enabled=False, request_rejoin=lambda: None, **change)
     for _ in range(5):
         assert source.poll(LIMITS).assignment == {TP}
+
+
+def test_a_join_that_has_ended_between_two_polls_is_still_to_be_asked_for_its_outcome(client):
+    ended = SimpleNamespace(is_done=True, value="assignment")
+    client._coordinator._join_task = ended
+    source = opened()
+    for _ in range(2):  # it is wrapped once
+        source.poll(LIMITS)
+        kept = client._coordinator._join_task
+        assert (kept.is_done, kept.value) == (False, "assignment")
+    assert kept._task is ended
