@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace as Row
+
 import pytest
 import structlog
 
@@ -15,11 +17,6 @@ from consumer.ports import TopicInfo
 ID, GROUP = "group-w0", "group"
 OUTPUTS = [TopicInfo("predictions", 2), TopicInfo("journal", 1)]
 OFFSETS = (OFFSETS_TOPIC, partition_of_group(GROUP, 50))
-
-
-class Row:
-    def __init__(self, **values):
-        self.__dict__.update(values)
 
 
 class Admin:
