@@ -18,7 +18,7 @@ from consumer.kafka_io.client import (
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.connect import connect, retry
 from consumer.kafka_io.errors import translate
-from consumer.kafka_io.options import admin_options, transactional_options
+from consumer.kafka_io.options import admin_options, transactional_id
 from consumer.ports import TopicInfo, TopicPartition
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ def delete_before(settings: Settings, partition: TopicPartition, offset: int, cl
 
 def check_transactions(settings: Settings, *, clock: Clock | None = None) -> None:
     """Ask the broker about the worker's transactional id; changes nothing. Raises AccessError where it may not be used."""
-    transactional_id = transactional_options(settings.kafka)["transactional_id"]
-    doing = f"looking at the transactional id {transactional_id}"
+    name = transactional_id(settings.kafka)
+    doing = f"looking at the transactional id {name}"
 
     def describe(admin: Any) -> None:
         try:
-            admin.describe_transactions([transactional_id])
+            admin.describe_transactions([name])
         except k.TransactionalIdNotFoundError:
             return  # never used, but not refused
 

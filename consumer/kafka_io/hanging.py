@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from consumer.errors import AccessError, ConfigError
+from consumer.errors import AccessError, BrokerUnavailable, ConfigError, TransientError
 from consumer.kafka_io.client import AbortTransactionSpec, KafkaAdminClient, KafkaPartition, TransactionState
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.connect import retry
+from consumer.kafka_io.options import transactional_id
 from consumer.ports import TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from consumer.ports import Clock, TopicInfo
+    from consumer.settings import KafkaSettings
 
 T = TypeVar("T")
 
 OFFSETS_TOPIC = "__consumer_offsets"
-WITHIN_S = 30.0
-"""How long a partition without a leader is waited for."""
 
 COMMITTED = {TransactionState.COMPLETE_COMMIT: True, TransactionState.COMPLETE_ABORT: False}
 UNDER_WAY = (TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT)
@@ -80,21 +80,22 @@ class Hanging:
     commits: bool | None
 
 
-def find_hanging(
-    admin: Any, transactional_id: str, topics: Iterable[TopicInfo], group: str, clock: Clock
-) -> list[Hanging]:
-    """Return what the output `topics` and the offsets of `group` hold open of an id's last transaction. Only looks.
+def find_hanging(admin: Any, kafka: KafkaSettings, outputs: Iterable[TopicInfo], clock: Clock) -> list[Hanging]:
+    """Return what the outputs and the group's offsets hold open of this worker's last transaction. Only looks.
 
-    Call it before transactions are started: that makes the coordinator forget the outcome. Raises TransientError.
+    Call it before transactions are started: that makes the coordinator forget the outcome. Waits `broker_wait_s` for
+    partitions without a leader. Raises BrokerUnavailable.
     """
-    partitions = [(topic.name, number) for topic in topics for number in range(topic.partitions)]
+    partitions = [(topic.name, number) for topic in outputs for number in range(topic.partitions)]
     try:
-        ended = _retry(lambda: _ended(admin, transactional_id), "looking at the last transaction", clock)
+        ended = _retry(lambda: _ended(admin, transactional_id(kafka)), "looking at the last transaction", kafka, clock)
         if ended is None:
             return []
-        partitions += _retry(lambda: _offsets_partition(admin, group), f"looking at {OFFSETS_TOPIC}", clock)
+        partitions += _retry(
+            lambda: _offsets_partition(admin, kafka.group), f"looking at {OFFSETS_TOPIC}", kafka, clock
+        )
         asked = [KafkaPartition(*partition) for partition in partitions]
-        found = _retry(lambda: admin.describe_producers(asked), "looking for what hangs", clock)
+        found = _retry(lambda: admin.describe_producers(asked), "looking for what hangs", kafka, clock)
     except (AccessError, ConfigError) as error:  # no right to look, or a broker older than 3.0
         log.info("hanging transactions are not looked for", reason=str(error))
         return []
@@ -112,15 +113,18 @@ def find_hanging(
     ]
 
 
-def end_hanging(admin: MarkerAdmin, hanging: Iterable[Hanging], clock: Clock) -> None:
-    """Write the markers that are missing. Call it after transactions were started, which fences older processes."""
+def end_hanging(admin: MarkerAdmin, kafka: KafkaSettings, hanging: Iterable[Hanging], clock: Clock) -> None:
+    """Write the markers that are missing. Call it after transactions were started, which fences older processes.
+
+    Raises BrokerUnavailable.
+    """
     for one in hanging:
         where = {"topic": one.partition.topic, "partition": one.partition.partition, "committed": one.commits}
         if one.commits is None:
             log.error("a transaction hangs, and how it ended is not known any more", what_to_do=ADVICE, **where)
             continue
         try:
-            _retry(partial(_end, admin, one), "ending a hanging transaction", clock)
+            _retry(partial(_end, admin, one), "ending a hanging transaction", kafka, clock)
         except AccessError as error:
             log.error("a transaction hangs", reason=str(error), what_to_do=ADVICE, **where)  # noqa: TRY400 - no trace
         else:
@@ -135,8 +139,12 @@ def partition_of_group(group: str, partitions: int) -> int:
     return (hash_ & 0x7FFFFFFF) % partitions
 
 
-def _retry(call: Callable[[], T], doing: str, clock: Clock) -> T:
-    return retry(call, doing, clock, within_s=WITHIN_S)
+def _retry(call: Callable[[], T], doing: str, kafka: KafkaSettings, clock: Clock) -> T:
+    """Wait as long as for a broker: without its outcome a transaction that hangs could not be ended any more."""
+    try:
+        return retry(call, doing, clock, within_s=kafka.broker_wait_s)
+    except TransientError as error:
+        raise BrokerUnavailable(str(error)) from error
 
 
 def _offsets_partition(admin: Any, group: str) -> list[tuple[str, int]]:

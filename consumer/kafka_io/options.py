@@ -140,11 +140,16 @@ def producer_options(kafka: KafkaSettings) -> dict[str, Any]:
     )
 
 
+def transactional_id(kafka: KafkaSettings) -> str:
+    """Return the name under which a worker's transactions fence those of its former processes."""
+    return f"{kafka.group}-{kafka.instance}"
+
+
 def transactional_options(kafka: KafkaSettings) -> dict[str, Any]:
     """The same, in transactions under a name that stays over restarts, so that a successor fences and aborts at once."""
     return {
         **producer_options(kafka),
-        "transactional_id": f"{kafka.group}-{kafka.instance}",
+        "transactional_id": transactional_id(kafka),
         "transaction_timeout_ms": kafka.transaction_timeout_ms,
     }
 

@@ -31,7 +31,9 @@ class KafkaSink:
     """Where predictions, dead letters and the positions of the source go.
 
     Making one waits for a broker, and with exactly-once delivery fences any older instance of the same name and ends
-    what that left open: what was not committed is aborted, and what hangs is ended as it was decided (`hanging`). Raises BrokerUnavailable, AccessError, or ConfigError when an output topic or the journal's partition is missing.
+    what that left open: what was not committed is aborted, and what hangs is ended as it was decided (`hanging`).
+    Raises BrokerUnavailable, also where a partition has no leader for so long, AccessError, or ConfigError when an
+    output topic or the journal's partition is missing.
     With at-least-once delivery the positions go through `source`, which is then required.
 
     After Fenced, LostPartitions or UnknownOutcome this sink refuses every commit: its producer is never used again.
@@ -85,11 +87,10 @@ class KafkaSink:
 
     def _begin(self, kafka: KafkaSettings, outputs: Iterable[TopicInfo], clock: Clock) -> None:
         """Be the only one of this name, with nothing left open by the last one."""
-        transactional_id = transactional_options(kafka)["transactional_id"]
         with admin_client(kafka, clock, MarkerAdmin) as admin:
-            hanging = find_hanging(admin, transactional_id, outputs, kafka.group, clock)
+            hanging = find_hanging(admin, kafka, outputs, clock)
             begin_alone(self._producer, kafka, clock)
-            end_hanging(admin, hanging, clock)
+            end_hanging(admin, kafka, hanging, clock)
 
     def _commit_exactly_once(self, outputs: Sequence[Output], batch: Batch) -> None:
         futures: list[Any] = []

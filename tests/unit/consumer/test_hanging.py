@@ -8,15 +8,16 @@ import pytest
 import structlog
 
 from consumer.clock import ManualClock
-from consumer.errors import TransientError
+from consumer.errors import BrokerUnavailable
 from consumer.kafka_io.client import TransactionState
 from consumer.kafka_io.client import errors as k
 from consumer.kafka_io.hanging import OFFSETS_TOPIC, end_hanging, find_hanging, partition_of_group
 from consumer.ports import TopicInfo
+from consumer.settings import KafkaSettings
 
-ID, GROUP = "group-w0", "group"
+KAFKA = KafkaSettings(group="group")
 OUTPUTS = [TopicInfo("predictions", 2), TopicInfo("journal", 1)]
-OFFSETS = (OFFSETS_TOPIC, partition_of_group(GROUP, 50))
+OFFSETS = (OFFSETS_TOPIC, partition_of_group(KAFKA.group, 50))
 
 
 class Admin:
@@ -59,7 +60,7 @@ class Admin:
 def mend(admin):
     with structlog.testing.capture_logs() as logs:
         clock = ManualClock()
-        end_hanging(admin, find_hanging(admin, ID, OUTPUTS, GROUP, clock), clock)
+        end_hanging(admin, KAFKA, find_hanging(admin, KAFKA, OUTPUTS, clock), clock)
     return logs
 
 
@@ -88,7 +89,7 @@ def test_one_that_is_about_to_end_is_waited_for():
     admin = Admin([TransactionState.PREPARE_COMMIT] * 3 + [TransactionState.COMPLETE_COMMIT], {("journal", 0): 7})
     mend(admin)
     assert admin.written == [(("journal", 0), 7, 3, True)]
-    with pytest.raises(TransientError, match="about to end"):
+    with pytest.raises(BrokerUnavailable, match="about to end"):
         mend(Admin(TransactionState.PREPARE_ABORT))
 
 
