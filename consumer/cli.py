@@ -18,6 +18,7 @@ from consumer.cli_dead_letters import dead_letters_app
 from consumer.cli_replay import replay_command
 from consumer.cli_snapshot import snapshot_app
 from consumer.errors import TidemillError, UsageError
+from consumer.loading import loading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,9 @@ def run(
     settings = options.Shared(config, brokers, topic, group, properties, sets, maps, more).settings()
     options.start_logging(settings)
     from consumer.cli_summary import write_json
-    from consumer.run import RunOptions, run_worker
+
+    with loading():
+        from consumer.run import RunOptions, run_worker
 
     summary = run_worker(settings, RunOptions(init, max_events, until_end, report))
     if summary is not None and json is not None:

@@ -12,6 +12,7 @@ from consumer import cli_options as options
 from consumer.cli_values import duration_s, epoch_ms
 from consumer.clock import SystemClock
 from consumer.errors import UsageError
+from consumer.loading import loading
 
 if TYPE_CHECKING:
     from consumer.ports import Clock
@@ -107,7 +108,8 @@ def replay_command(
 
 def _replay(settings: Settings, chosen: dict[str, Any], *, wants_json: bool, file: Path | None) -> None:
     options.start_logging(settings)
-    from consumer.replay import ReplayOptions, replay
+    with loading():
+        from consumer.replay import ReplayOptions, replay
 
     summary = replay(settings, ReplayOptions(**chosen))
     _tell(summary, wants_json, file)
@@ -121,7 +123,8 @@ def _as_run(settings: Settings, chosen: dict[str, Any], wants_json: bool, file: 
         print("\n".join(lines))
         return
     options.start_logging(settings)
-    from consumer.replay_as_run import AsRunOptions, replay_lineage
+    with loading():
+        from consumer.replay_as_run import AsRunOptions, replay_lineage
 
     summary = replay_lineage(settings, AsRunOptions(**chosen))
     _tell(summary, wants_json, file)

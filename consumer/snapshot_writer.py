@@ -47,6 +47,7 @@ class SnapshotWriter:
         self._metrics, self._clock, self._on_saved = metrics, clock, on_saved
         self._stepped_s = 0.0  # what came after the snapshot of `batch` took
         self._pause_s = 0.0  # after the last one was begun, before the next one for the sake of `redo_s`
+        self._is_typical = True  # the write under way takes about what the next one will
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._writing: Future[int] | None = None
         self._begun_at = clock.monotonic()
@@ -58,8 +59,12 @@ class SnapshotWriter:
         self._stepped_s = 0.0
 
     def overdue(self) -> None:
-        """The newest snapshot is older than is known here: the next one must not wait."""
+        """The newest snapshot is older than is known here: the next one must not wait.
+
+        It will be written beside the first micro-batches after a restart, which are large: what it takes says nothing.
+        """
         self._begun_at = float("-inf")
+        self._is_typical = False
 
     def stepped(self, seconds: float) -> None:
         """One more micro-batch that is not in the snapshot, and what it takes to redo it."""
@@ -96,7 +101,8 @@ class SnapshotWriter:
             self._pause_s = self._every_s
             return False
         seconds = self._clock.monotonic() - self._begun_at
-        self._pause_s = seconds / SHARE
+        self._pause_s = seconds / SHARE if self._is_typical else 0.0
+        self._is_typical = True
         self._metrics.snapshot(seconds, size)
         log.info("snapshot saved", batch=self.batch, bytes=size, seconds=round(seconds, 2))
         if self._on_saved is not None:

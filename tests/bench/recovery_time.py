@@ -113,7 +113,7 @@ def kills(it: Trial, rate: float, count: int, apart_s: float, seed: int) -> tupl
         it.wait(lambda since=at + IN_FLIGHT_S: it.reader.arrivals[-1][0] > since, "no new prediction")
         seconds.append(next(arrival for arrival, _ in it.reader.arrivals if arrival > at + IN_FLIGHT_S) - at)
         spent.append(_phases(log.read_bytes()[at_byte:], wall, seconds[-1]))
-        say(f"  {seconds[-1]:.2f} s")
+        say(f"  {seconds[-1]:.2f} s: " + _named(spent[-1]))
     return seconds, spent
 
 
@@ -130,6 +130,10 @@ def _phases(said: bytes, wall: float, whole: float) -> dict[str, float]:
     for name, until in [*found.items(), ("first micro-batch", whole)]:
         spent[name], last = until - last, until
     return spent
+
+
+def _named(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {part:.2f}" for name, part in parts.items())
 
 
 def say(line: str) -> None:
@@ -161,7 +165,7 @@ def main() -> int:
                 say(
                     f"{share:.0%} of it, {membership}: median {statistics.median(seconds):.2f} s, worst"
                     f" {max(seconds):.2f} s of {len(seconds)}; "
-                    + ", ".join(f"{name} {part:.2f}" for name, part in parts.items())
+                    + _named(parts)
                 )
     return 0
 

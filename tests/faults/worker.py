@@ -35,9 +35,24 @@ def work(orders: Orders) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     from consumer.cli import main
-    from tests.faults.disturbances import DISTURBANCES
-    from tests.faults.hooks import Hook, arm
-    from tests.faults.mutants import MUTANTS
+
+    if orders.hooks or orders.mutant or orders.disturbance:
+        _change(orders)
+    code = main(["run", "-c", orders.config])
+    sys.stdout.write(f"exit code {code}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a client that hangs do not keep the process
+
+
+def _change(orders: Orders) -> None:
+    """Make it another build. What this imports is what the command would load."""
+    from consumer.loading import loading
+
+    with loading():
+        from tests.faults.disturbances import DISTURBANCES
+        from tests.faults.hooks import Hook, arm
+        from tests.faults.mutants import MUTANTS
 
     if orders.disturbance:
         DISTURBANCES[orders.disturbance]()
@@ -45,11 +60,6 @@ def work(orders: Orders) -> None:
         MUTANTS[orders.mutant]()
     for text in orders.hooks:
         arm(Hook.read(text), Path(orders.hits))
-    code = main(["run", "-c", orders.config])
-    sys.stdout.write(f"exit code {code}\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads of a client that hangs do not keep the process
 
 
 if __name__ == "__main__":

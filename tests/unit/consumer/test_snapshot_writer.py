@@ -162,6 +162,22 @@ def test_what_is_dear_to_save_is_saved_less_often(desk):
     assert desk.writer.due()
 
 
+def test_the_first_one_after_a_restart_does_not_hold_back_the_second(desk):
+    desk.writer.holds(1)
+    desk.writer.overdue()
+    assert desk.writer.due()
+    saved(desk, 2, 3.0)
+    assert not desk.writer.due()
+    desk.writer.stepped(2.0)
+    assert desk.writer.due()
+    saved(desk, 3, 3.0)
+    desk.writer.stepped(2.0)
+    desk.clock.advance(26.0)
+    assert not desk.writer.due()
+    desk.clock.advance(1.0)
+    assert desk.writer.due()
+
+
 def test_nothing_is_begun_while_a_snapshot_is_written(desk):
     desk.writer.write(image(3))
     desk.writer.stepped(100.0)
