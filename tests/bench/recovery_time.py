@@ -164,8 +164,7 @@ def main() -> int:
                 parts = {name: statistics.median(one.get(name, 0.0) for one in spent) for name in names}
                 say(
                     f"{share:.0%} of it, {membership}: median {statistics.median(seconds):.2f} s, worst"
-                    f" {max(seconds):.2f} s of {len(seconds)}; "
-                    + _named(parts)
+                    f" {max(seconds):.2f} s of {len(seconds)}; " + _named(parts)
                 )
     return 0
 

@@ -5,65 +5,22 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from lineages import EVENTS, as_run, assert_same, fresh, restart, save, with_whole_journal
 from support import Stream, random_events, same_state, small_settings
 
-from consumer.as_run import AsRun, replay_as_run
 from consumer.describe_settings import identity
-from consumer.errors import AccessError, InputTruncated, StateError, TransientError, UsageError
-from consumer.health import HealthState
+from consumer.errors import AccessError, InputTruncated, StateError, UsageError
 from consumer.journal import Gain, decode
 from consumer.memory_io import Fault, MemoryPast
-from consumer.metrics import Metrics
-from consumer.parts import Parts
-from consumer.redo_marker import skip_in_next_recovery
 from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
 from incremental.policy import NEW_WORLD
 
-EVENTS = random_events(160, users=12)
-
-
-def fresh(stream, settings=None):
-    return Parts(settings or stream.settings, Metrics(stream.clock), HealthState(stream.clock, 60.0))
-
-
-def as_run(stream, settings=None, **wanted):
-    settings = settings or stream.settings
-    parts = fresh(stream, settings)
-    snapshots = Snapshots(stream.store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
-    replay_as_run(settings, parts, snapshots, MemoryPast(stream.log), AsRun(**wanted))
-    return parts
-
-
-def assert_same(left, right):
-    first, second = left.image(0), right.image(0)
-    assert first.batch == second.batch
-    assert same_state(first.worker, second.worker)
-    assert first.histories.keys() == second.histories.keys()
-    for partition, (state, offset) in first.histories.items():
-        assert second.histories[partition][1] == offset
-        assert same_state(state, second.histories[partition][0])
-
-
-def save(stream):
-    stream.worker.save()
-
-
-def restart(stream):
-    """As after kill -9: nothing is closed, nothing is saved."""
-    stream.start()
-
 
 @pytest.fixture
 def stream():
     stream = Stream()
-    stream.put_events(EVENTS)
-    return stream
-
-
-def with_whole_journal():
-    stream = Stream(small_settings(recovery={"journal_keep": "all"}))
     stream.put_events(EVENTS)
     return stream
 
@@ -372,101 +329,6 @@ def test_what_was_set_back_is_known_after_a_snapshot_too():
     assert len(stream.bodies()) == 160 + 128
     assert same_state(stream.parts.model.state(), before.model.state())
     assert times(stream.parts) == times(before)
-    assert_same(as_run(stream), stream.parts)
-
-
-def test_what_was_left_out_is_left_out_again_by_whoever_redoes_it(monkeypatch):
-    """Also by a recovery that begins before what was left out."""
-    stream = with_whole_journal()
-    for _ in range(3):
-        stream.pipeline.step()
-    skip_in_next_recovery(stream.store, "tidemill-0", 2)
-    learned = []
-    learn = Parts.learn
-    monkeypatch.setattr(
-        Parts, "learn", lambda self, considered: (learned.append(considered.plan.batch), learn(self, considered))[1]
-    )
-    restart(stream)
-    assert learned == [1, 3]
-    stream.pipeline.step()
-    assert [decode(record.value).skipped for record in stream.log.records("journal")] == [(), (), (), (2,)]
-    learned.clear()
-    save(stream)  # so that none is being written
-    stream.store.blobs.clear()
-    restart(stream)
-    assert learned == [1, 3, 4]
-    stream.drain()
-    assert [decode(record.value).skipped for record in stream.log.records("journal")][4:] == [()] * 6
-    assert_same(as_run(stream), stream.parts)
-
-
-def test_what_was_left_out_is_on_record_also_where_nothing_came_until_the_stop(stream):
-    stream.drain()
-    skip_in_next_recovery(stream.store, "tidemill-0", 2)
-    restart(stream)
-    save(stream)
-    stream.worker.close()
-    restart(stream)
-    stream.put_events(random_events(16, seed=9))
-    stream.drain()
-    assert decode(stream.log.records("journal")[-1].value).skipped == (2,)
-    assert_same(as_run(stream), stream.parts)
-
-
-def test_a_skipped_micro_batch_is_not_even_predicted(stream, monkeypatch):
-    """Predicting may be what ends the process."""
-    for _ in range(3):
-        stream.pipeline.step()
-    skip_in_next_recovery(stream.store, "tidemill-0", 2)
-    consider = Parts.consider
-
-    def deadly(self, records, ranges, **named):
-        assert named["plan"].batch != 2
-        return consider(self, records, ranges, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Parts, "consider", deadly)
-        restart(stream)
-    assert stream.parts.batch == 3
-    stream.drain()
-    assert_same(as_run(stream), stream.parts)
-
-
-def test_the_order_to_skip_is_forgotten_when_a_recovery_has_come_to_its_end(stream):
-    stream.pipeline.step()
-    skip_in_next_recovery(stream.store, "tidemill-0", 7)
-    assert "tidemill-0/redo.json" in stream.store.names()
-    restart(stream)
-    assert "tidemill-0/redo.json" not in stream.store.names()
-
-
-def test_a_broker_that_is_away_during_recovery_condemns_no_micro_batch(stream, monkeypatch):
-    for _ in range(3):
-        stream.pipeline.step()
-
-    def away(self, span):
-        if span.partition.topic == "events":
-            raise TransientError("the broker is away")
-        return read(self, span)
-
-    read = MemoryPast.read
-    with monkeypatch.context() as patch:
-        patch.setattr(MemoryPast, "read", away)
-        for _ in range(5):
-            with pytest.raises(TransientError):
-                restart(stream)
-    restart(stream)
-    stream.drain()
-    assert all(not decode(record.value).skipped for record in stream.log.records("journal"))
-    assert_same(as_run(stream), stream.parts)
-
-
-def test_a_damaged_note_of_deaths_stops_nothing(stream):
-    stream.pipeline.step()
-    stream.store.write("tidemill-0/redo.json", b"\0")
-    restart(stream)
-    assert "tidemill-0/redo.json" not in stream.store.names()
-    stream.drain()
     assert_same(as_run(stream), stream.parts)
 
 
