@@ -15,7 +15,7 @@ import numpy.typing as npt
 from model.state import State
 
 if TYPE_CHECKING:
-    from model.contexts import Float64, Int64
+    from model.contexts import Contexts, Float64, Int64
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of log(1 + seconds) to the next event."""
@@ -43,6 +43,14 @@ def bin_of(log_gap: Floats) -> Int64:
     return cell_of(log_gap) // CELLS
 
 
+def log_gaps(contexts: Contexts) -> Float64:
+    """Return log(1 + seconds) from the user's previous event to each event, [B], NaN where unknown."""
+    position = contexts.state_position_Q[contexts.before_B]
+    previous = contexts.times_RT[contexts.event_row_B, np.maximum(position, 0)]
+    gap = np.maximum(contexts.event_time_B - previous, 0.0)
+    return np.where(position >= 0, np.log1p(gap), np.nan)
+
+
 class Gaps:
     """Decayed counts of all gaps of the stream."""
 
@@ -57,6 +65,18 @@ class Gaps:
         counts = self._counts.sum(axis=1)
         share: Float64 = counts / counts.sum()
         return share
+
+    def shares(self, contexts: Contexts) -> Float64:
+        """Return the same for every state, [Q, BINS], with the events of the micro-batch that it may look at."""
+        shown = np.flatnonzero(contexts.shown_B)
+        log_gap_V = log_gaps(contexts)[shown]
+        known = np.flatnonzero(np.isfinite(log_gap_V))
+        came_VB = np.zeros((len(shown) + 1, BINS))
+        came_VB[known + 1, bin_of(log_gap_V[known])] = 1.0
+        known_Q = np.searchsorted(shown, contexts.moment_Q)
+        counts_QB = self._counts.sum(axis=1) + np.cumsum(came_VB, axis=0)[known_Q]
+        shares: Float64 = counts_QB / counts_QB.sum(axis=1, keepdims=True)
+        return shares
 
     def quantiles(self, p_QB: Floats) -> Float64:
         """Return p10 <= p50 <= p90 of log(1 + seconds) under distributions over bins, [Q, 3]."""

@@ -35,7 +35,7 @@ BUCKETS = 8
 """Of the length of a history, as `model.mixture` cuts it."""
 TYPES_IN_TABLES = 9
 """Event types that the tables of times tell apart, none among them; later ones share the last line."""
-TYPE_STRENGTH, TIME_STRENGTH = 5.0, 10.0
+TYPE_STRENGTH, TIME_STRENGTH = 1.0, 10.0
 TYPE_RATE, TIME_RATE = 4e-3, 2e-3
 """Learning rates of the stacks."""
 OWN_STRENGTH = 3.0
@@ -75,7 +75,7 @@ class Head:
         overall_Y: Float64,
         x_QF: Tensor,
     ) -> HeadView:
-        """Ask every expert about every state."""
+        """Ask every expert about every state; `overall_Y`, [Y] or [Q, Y], is what is known without a key."""
         p_EQY = np.empty((len(self.mixture.names), *network_QY.shape), np.float32)
         p_EQY[0] = network_QY
         for place, (name, table) in enumerate(self._tables.items(), start=1):
@@ -150,7 +150,7 @@ class Heads:
         """Look at a micro-batch; a head that the stream does not feed is left out."""
         beat = rhythm(contexts, self.types)
         typed = self._view_types(beat, transformer) if self.types.size > 1 else None
-        timed = self._view_times(beat, transformer) if np.isfinite(contexts.times_RT).any() else None
+        timed = self._view_times(contexts, beat, transformer) if np.isfinite(contexts.times_RT).any() else None
         type_p_QY = None if typed is None else self._smoothed(self._type.combined(typed, beat.bucket_Q))
         time_p_QB = None if timed is None else self._time.combined(timed, beat.bucket_Q)
         return HeadsView(beat, typed, timed, type_p_QY, None if time_p_QB is None else self.gaps.quantiles(time_p_QB))
@@ -165,7 +165,7 @@ class Heads:
         nothing = torch.zeros(len(own_QY), 0)
         return self._type.view(transformer.type_probabilities(), keys, [own_QY], overall_Y, nothing)
 
-    def _view_times(self, beat: Rhythm, transformer: TransformerView) -> HeadView:
+    def _view_times(self, contexts: Contexts, beat: Rhythm, transformer: TransformerView) -> HeadView:
         type_Q, (last_Q, _, mean_Q) = np.minimum(beat.type_Q, TYPES_IN_TABLES - 1), beat.steps.T
         keys = {
             "after_type": type_Q,
@@ -175,7 +175,8 @@ class Heads:
             "hour": type_Q * HOURS + beat.hour_Q,
         }
         x_QF = torch.cat([transformer.h_QD, torch.from_numpy(beat.inputs())], dim=1)
-        return self._time.view(transformer.time_probabilities(), keys, [], self.gaps.share(), x_QF)
+        shares_QB = self.gaps.shares(contexts)
+        return self._time.view(transformer.time_probabilities(shares_QB), keys, [], shares_QB, x_QF)
 
     def _smoothed(self, p_QY: Probability) -> Probability:
         epsilon = self._epsilon

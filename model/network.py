@@ -150,7 +150,7 @@ class Network(nn.Module):
         logits: Tensor = self.type_head(h_PD)
         return logits
 
-    def time_logits(self, h_PD: Tensor, share_B: Tensor) -> Tensor:
-        """Return logits over the bins of the time to the next event, [P, BINS]: the stream's own shares at first."""
-        logits: Tensor = self.time_head(h_PD) + share_B.log()
+    def time_logits(self, h_PD: Tensor, shares: Tensor) -> Tensor:
+        """Return logits over the bins of the time to the next event, [P, BINS]: at first `shares`, [BINS] or [P, BINS]."""
+        logits: Tensor = self.time_head(h_PD) + shares.log()
         return logits

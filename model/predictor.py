@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.candidates import Candidates, features, union
+from model.gaps import log_gaps
 from model.guests import first_rows, rows_of
 from model.mixture import bucket
 from model.vocabulary import UNKNOWN, Rows
@@ -201,7 +202,7 @@ class Predictor:
             buckets,
             self.model.types.lookup(contexts.event_type_B),
             None if type_p_QY is None else type_p_QY[before],
-            _log_gaps(contexts),
+            log_gaps(contexts),
             None if gap_Q3 is None else gap_Q3[before],
             repeat_B,
             self.model.items.size,
@@ -274,11 +275,3 @@ def _without_seen(rows_QK: Rows, views: Views, *, exclude_seen: bool) -> Rows:
         order = np.argsort(held, axis=1, kind="stable")
         rows_QK = np.take_along_axis(np.where(held, UNKNOWN, rows_QK), order, axis=1)
     return rows_QK[:, :LIST_LENGTH]
-
-
-def _log_gaps(contexts: Contexts) -> Float64:
-    """Return log(1 + seconds) from the user's previous event to each event, NaN where unknown."""
-    position = contexts.state_position_Q[contexts.before_B]
-    previous = contexts.times_RT[contexts.event_row_B, np.maximum(position, 0)]
-    gap = np.maximum(contexts.event_time_B - previous, 0.0)
-    return np.where(position >= 0, np.log1p(gap), np.nan)

@@ -12,7 +12,7 @@ from model.compiled import compiled, compiled_products
 from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
-    from model.contexts import Contexts, Int64
+    from model.contexts import Contexts, Float64, Int64
     from model.smoothing import Probability, Smoothing
     from model.transformer import Transformer
 
@@ -90,9 +90,10 @@ class TransformerView:
         return ((1.0 - epsilon) * q + epsilon / rows).astype(np.float32)
 
     @torch.inference_mode()
-    def time_probabilities(self) -> Probability:
-        """Return p over the bins of the time to the next event, [Q, BINS]."""
-        logits = self._owner.network.time_logits(self.h_QD, self._owner.gap_share())
+    def time_probabilities(self, shares_QB: Float64) -> Probability:
+        """Return p over the bins of the time to the next event, [Q, BINS], from their shares in the stream so far."""
+        shares = torch.from_numpy(shares_QB.astype(np.float32))
+        logits = self._owner.network.time_logits(self.h_QD, shares)
         p_QB: Probability = torch.softmax(logits, dim=1).numpy()
         return p_QB
 

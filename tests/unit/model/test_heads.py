@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import Worker, event, random_events, same_state, small_settings
 
-from model.gaps import CELL
+from model.gaps import CELL, WIDTH
 
 
 def habits(n, seed=0, sure=0.9):
@@ -77,3 +77,17 @@ def test_the_quantiles_cover_what_they_say():
     known = np.isfinite(gap)
     shares = (gap[known, None] <= quantiles[known]).mean(axis=0)
     assert shares == pytest.approx([0.1, 0.5, 0.9], abs=0.05)
+
+
+def test_the_first_micro_batch_already_knows_the_times_of_its_own_earlier_events():
+    ticks = [event(place % 3, place % 7, 1.7e9 + 10.0 * place) for place in range(96)]  # 30 s for each of three users
+    scores = Worker().step(ticks).scores
+    off = np.abs(scores.gap_quantiles_B3[-48:, 1] - np.log1p(30.0))
+    assert off.max() <= WIDTH
+
+
+def test_times_of_events_that_come_later_in_the_micro_batch_are_not_known():
+    events = random_events(60)
+    worker, other = Worker(), Worker()
+    whole, part = worker.step(events).scores, other.step(events[:30]).scores
+    assert np.array_equal(whole.gap_quantiles_B3[:30], part.gap_quantiles_B3)
