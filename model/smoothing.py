@@ -9,7 +9,7 @@ the admitted items, and the guests of the vocabulary that had come by its moment
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -54,34 +54,28 @@ class Smoothing:
         A state that knows no item can but say `unknown`.
         """
         size_S1 = self.size(states)
-        floor_S1 = self.epsilon / (size_S1 + 1)
-        unknown_S1 = (1.0 - self.epsilon) * np.where(size_S1 == 0, 1.0, self.unknown)
-        shape = np.broadcast_shapes(q_SC.shape, rows_SC.shape, size_S1.shape)
-        scale_S, floor_S, first_S = (
-            np.broadcast_to(each_S1[:, 0].astype(np.float32), shape[0])
-            for each_S1 in (1.0 - self.epsilon - unknown_S1, floor_S1, unknown_S1 + floor_S1)
-        )
-        return spread(_filled(q_SC, shape), _filled(rows_SC, shape), scale_S.copy(), floor_S.copy(), first_S.copy())
+        if q_SC.shape != rows_SC.shape or len(size_S1) not in {1, len(q_SC)}:
+            shape = np.broadcast_shapes(q_SC.shape, rows_SC.shape, size_S1.shape)
+            q_SC, rows_SC = np.broadcast_to(q_SC, shape), np.broadcast_to(rows_SC, shape)
+        q_SC, rows_SC = np.ascontiguousarray(q_SC), np.ascontiguousarray(rows_SC)
+        return spread(q_SC, rows_SC, size_S1[:, 0].copy(), self.epsilon, self.unknown)
 
 
 @compiled
-def spread(
-    q_SC: npt.NDArray[np.floating], rows_SC: Rows, scale_S: Probability, floor_S: Probability, unknown_S: Probability
-) -> Probability:
-    """Return `scale * q + floor`, and `unknown` where a row is UNKNOWN."""
+def spread(q_SC: npt.NDArray[np.floating], rows_SC: Rows, size_S: Int64, epsilon: float, unknown: float) -> Probability:
+    """Return `scale * q + floor`, and what is left for `unknown` where a row is UNKNOWN; one size is for all states."""
     p_SC = np.empty(rows_SC.shape, np.float32)
     for state in range(rows_SC.shape[0]):
+        size = size_S[state if len(size_S) > 1 else 0]
+        of_unknown = (1.0 - epsilon) * (1.0 if size == 0 else unknown)
+        floor = epsilon / (size + 1)
+        scale, least, first = np.float32(1.0 - epsilon - of_unknown), np.float32(floor), np.float32(of_unknown + floor)
         for column in range(rows_SC.shape[1]):
             if rows_SC[state, column] == UNKNOWN:
-                p_SC[state, column] = unknown_S[state]
+                p_SC[state, column] = first
             else:
-                p_SC[state, column] = np.float32(q_SC[state, column]) * scale_S[state] + floor_S[state]
+                p_SC[state, column] = np.float32(q_SC[state, column]) * scale + least
     return p_SC
-
-
-def _filled(values_SC: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return the values in an array of that shape of their own; compiled code is made for such."""
-    return np.ascontiguousarray(values_SC if values_SC.shape == shape else np.broadcast_to(values_SC, shape))
 
 
 class UnknownRate:
