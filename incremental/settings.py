@@ -84,17 +84,17 @@ class PolicySettings(Section):
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    rehearse_recent: bool = Field(False, json_schema_extra=OPERATIONAL)
+    rehearse_recent: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Rehearse only windows that began after the alarm ..."""
-    rehearse_recent_for_events: Count = Field(20_000, json_schema_extra=OPERATIONAL)
+    rehearse_recent_for_events: Count = Field(10_000, json_schema_extra=OPERATIONAL)
     """... during so many events."""
-    boost_learning_rate: bool = Field(False, json_schema_extra=OPERATIONAL)
+    boost_learning_rate: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Raise the learning rate of the network ..."""
     learning_rate_factor: Annotated[float, Field(ge=1.0, le=10.0)] = Field(1.5, json_schema_extra=OPERATIONAL)
     """... to so many times what it is, at first ..."""
     learning_rate_half_life_events: Count = Field(4_000, json_schema_extra=OPERATIONAL)
     """... the excess falling by half in so many events."""
-    restart_mixture: bool = Field(False, json_schema_extra=OPERATIONAL)
+    restart_mixture: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Let all components begin again with equal weight."""
     restart_ranker: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Let the ranker begin again as the mixture's own order."""

@@ -54,7 +54,7 @@ def test_without_an_alarm_nothing_is_done():
 def test_an_alarm_begins_actions_that_last_and_fade():
     adaptation = Adaptation(SETTINGS)
     (told,) = adaptation.react([WORSE])
-    assert told.action == "pause_quarantine+short_half_lives+rehearse_recent+boost_learning_rate"
+    assert told.action == "pause_quarantine+short_half_lives+rehearse_recent+boost_learning_rate+restart_mixture"
     begin = adaptation.measures(7, 1)
     assert begin.actions == ("keep_champion", *told.action.split("+"))
     assert (begin.learning_rate_factor, begin.half_life_events, begin.rehearse_since) == (3.0, 50.0, 7)
