@@ -105,9 +105,8 @@ def run(
     more = ("kafka.auto_offset_reset=earliest",) if from_beginning else ()
     settings = options.Shared(config, brokers, topic, group, properties, sets, maps, more).settings()
     options.start_logging(settings)
-    from consumer.cli_summary import write_json
-
     with loading():
+        from consumer.cli_summary import write_json
         from consumer.run import RunOptions, run_worker
 
     summary = run_worker(settings, RunOptions(init, max_events, until_end, report))

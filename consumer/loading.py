@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def loading() -> Iterator[None]:
     """Load what stays for as long as the process lives.
 
-    Modules, classes and compiled functions are a million objects, and none of them becomes garbage: a collector that
-    looks through them again and again takes a third of the time of a start. What has been loaded it never looks at again.
+    Modules, classes and functions are a million objects, and hardly any becomes garbage: a collector that looks through
+    them again and again takes a third of the time of importing. What has been loaded it never looks at again.
     """
     was_enabled = gc.isenabled()
     gc.disable()

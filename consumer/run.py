@@ -17,7 +17,6 @@ from consumer.clock import SystemClock
 from consumer.describe_settings import identity
 from consumer.health import HealthServer, HealthState
 from consumer.kafka_io import KafkaPast, KafkaSink, KafkaSource
-from consumer.loading import loading
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.snapshots import Snapshots
@@ -87,8 +86,7 @@ def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitSt
         server = HealthServer(settings.metrics, health, metrics)
         opened.callback(server.close)
         log.info("serving metrics and health", host=settings.metrics.host, port=server.port)
-    with loading():
-        warm_up()
+    warm_up()
     watchdog = Watchdog(clock)
     metrics.watch(watchdog.age_s)
     if settings.watchdog.enabled:

@@ -47,7 +47,7 @@ class SnapshotWriter:
         self._metrics, self._clock, self._on_saved = metrics, clock, on_saved
         self._stepped_s = 0.0  # what came after the snapshot of `batch` took
         self._pause_s = 0.0  # after the last one was begun, before the next one for the sake of `redo_s`
-        self._is_typical = True  # the write under way takes about what the next one will
+        self._is_typical = True  # the write that ends next takes about what those after it will
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._writing: Future[int] | None = None
         self._begun_at = clock.monotonic()
@@ -98,7 +98,7 @@ class SnapshotWriter:
         except (StateError, TransientError, AccessError) as error:
             log.error("snapshot failed", reason=str(error), batch=self.batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
-            self._pause_s = self._every_s
+            self._pause_s, self._is_typical = self._every_s, True
             return False
         seconds = self._clock.monotonic() - self._begun_at
         self._pause_s = seconds / SHARE if self._is_typical else 0.0

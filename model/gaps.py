@@ -67,15 +67,15 @@ class Gaps:
         return share
 
     def shares(self, contexts: Contexts) -> Float64:
-        """Return the same for every state, [Q, BINS], with the events of the micro-batch that it may look at."""
+        """Return the same for every state, [Q, BINS], with the V events of the micro-batch that it may look at."""
         shown = np.flatnonzero(contexts.shown_B)
         log_gap_V = log_gaps(contexts)[shown]
-        known = np.flatnonzero(np.isfinite(log_gap_V))
-        came_VB = np.zeros((len(shown) + 1, BINS))
-        came_VB[known + 1, bin_of(log_gap_V[known])] = 1.0
+        timed = np.flatnonzero(np.isfinite(log_gap_V))
+        came = np.zeros((len(shown) + 1, BINS))  # by the event before the state, the first line: none
+        came[timed + 1, bin_of(log_gap_V[timed])] = 1.0
         known_Q = np.searchsorted(shown, contexts.moment_Q)
-        counts_QB = self._counts.sum(axis=1) + np.cumsum(came_VB, axis=0)[known_Q]
-        shares: Float64 = counts_QB / counts_QB.sum(axis=1, keepdims=True)
+        counts = self._counts.sum(axis=1) + np.cumsum(came, axis=0)[known_Q]
+        shares: Float64 = counts / counts.sum(axis=1, keepdims=True)
         return shares
 
     def quantiles(self, p_QB: Floats) -> Float64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,3 +27,10 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerHandle]:
     with any_broker() as handle:
         request.config.stash[_USED] = handle
         yield handle
+
+
+@pytest.fixture(autouse=True)
+def _collector() -> Iterator[None]:
+    """Let the collector see again what a command that a test ran has frozen as loaded for good."""
+    yield
+    gc.unfreeze()

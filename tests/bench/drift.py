@@ -54,6 +54,7 @@ ORACLE = (
     "restart_ranker",
     "restart_items",
     "short_half_lives+rehearse_recent+boost_learning_rate",
+    "short_half_lives+rehearse_recent+boost_learning_rate+restart_mixture",
     "quarantine",
 )
 

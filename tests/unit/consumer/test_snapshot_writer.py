@@ -134,6 +134,13 @@ def saved(desk, batch, seconds):
     assert desk.writer.look(wait=True)
 
 
+def saved_nothing(desk, batch):
+    """Write a snapshot that the store refuses."""
+    desk.writer.write(image(batch))
+    desk.slow.may_end.set()
+    assert not desk.writer.look(wait=True)
+
+
 def test_it_is_time_to_save_when_a_restart_would_have_too_much_to_redo(desk):
     desk.writer.holds(1)
     desk.writer.stepped(1.9)
@@ -175,6 +182,18 @@ def test_the_first_one_after_a_restart_does_not_hold_back_the_second(desk):
     desk.clock.advance(26.0)
     assert not desk.writer.due()
     desk.clock.advance(1.0)
+    assert desk.writer.due()
+
+
+def test_after_a_restart_only_the_first_write_is_not_counted_also_where_it_fails(desk):
+    desk.writer.overdue()
+    desk.slow.error = StateError("no space left")
+    saved_nothing(desk, 2)
+    desk.slow.error = None
+    saved(desk, 3, 3.0)
+    desk.writer.stepped(2.0)
+    assert not desk.writer.due()
+    desk.clock.advance(27.0)
     assert desk.writer.due()
 
 

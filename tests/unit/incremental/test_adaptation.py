@@ -29,6 +29,7 @@ SETTINGS = PolicySettings(
     learning_rate_factor=3.0,
     learning_rate_half_life_events=100,
     boost_learning_rate=True,
+    restart_mixture=True,
     champion_every_batches=1,
     champion_events=64,
 )

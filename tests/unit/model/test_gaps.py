@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from math import nan
+
 import numpy as np
 import pytest
-from support import same_state
+from support import Worker, event, same_state
 
 from model.gaps import BINS, CELL, QUANTILES, WIDTH, Gaps, bin_of
 
@@ -61,3 +64,25 @@ def test_it_comes_back_as_it_was():
     again.load(gaps.state())
     assert same_state(gaps.state(), again.state())
     assert again.share().tolist() == gaps.share().tolist()
+
+
+def shares(times, hidden=()):
+    """What the states after some events of one user take for the shares of the bins."""
+    contexts = Worker().histories.stage([event("u", 1, time) for time in times]).contexts
+    contexts = replace(contexts, shown_B=contexts.learn_B & ~np.isin(np.arange(len(times)), hidden))
+    return Gaps().shares(contexts)[contexts.after_B]
+
+
+def test_a_state_counts_the_gaps_of_the_micro_batch_up_to_its_moment():
+    found = shares([100.0, 160.0, 220.0])
+    share, minute = Gaps().share(), bin_of(np.log1p([60.0]))[0]
+    assert np.allclose(found[0], share)  # a first event has no gap
+    assert share[minute] < 0.1
+    assert 0.5 < found[1][minute] < found[2][minute]
+    assert np.allclose(found.sum(axis=1), 1.0)
+
+
+def test_what_a_state_may_not_look_at_and_what_has_no_time_is_not_counted():
+    assert np.allclose(shares([100.0, 160.0, 220.0], hidden=[1])[1], Gaps().share())
+    assert np.allclose(shares([100.0, 160.0, 220.0], hidden=[0, 1, 2]), Gaps().share())
+    assert np.allclose(shares([nan, nan, nan]), Gaps().share())
