@@ -12,7 +12,7 @@ In pieces, each of which goes on where it was interrupted, and then joined:
     python -m tests.bench drift --json --merge a.json b0.json b1.json b2.json c0.json ... > drift.json
 
 At full size one piece takes, on a free core that learns 1,000 events per second: b, c, d, e, f, g 12 minutes each for one
-seed (12 variants of 60,000 events), and 3 more for the first of a seed, whose prefixes (150,000 events) the others find
+seed (13 variants of 60,000 events), and 3 more for the first of a seed, whose prefixes (150,000 events) the others find
 in KEPT; h 30 minutes for one seed; a 15 minutes, once. All of it with three seeds: 6 hours. A KEPT folder belongs to one
 version of the code and of the settings: others find nothing in it.
 """
