@@ -135,10 +135,12 @@ def saved(desk, batch, seconds):
 
 
 def saved_nothing(desk, batch):
-    """Write a snapshot that the store refuses."""
-    desk.writer.write(image(batch))
+    """Write a snapshot that the store refuses; the next one it will take."""
+    desk.slow.error = StateError("no space left")
     desk.slow.may_end.set()
+    desk.writer.write(image(batch))
     assert not desk.writer.look(wait=True)
+    desk.slow.error = None
 
 
 def test_it_is_time_to_save_when_a_restart_would_have_too_much_to_redo(desk):
@@ -187,9 +189,7 @@ def test_the_first_one_after_a_restart_does_not_hold_back_the_second(desk):
 
 def test_after_a_restart_only_the_first_write_is_not_counted_also_where_it_fails(desk):
     desk.writer.overdue()
-    desk.slow.error = StateError("no space left")
     saved_nothing(desk, 2)
-    desk.slow.error = None
     saved(desk, 3, 3.0)
     desk.writer.stepped(2.0)
     assert not desk.writer.due()
@@ -209,10 +209,7 @@ def test_nothing_is_begun_while_a_snapshot_is_written(desk):
 
 def test_a_store_that_refuses_is_not_asked_at_every_step(desk):
     desk.writer.holds(1)
-    desk.slow.error = StateError("no space left")
-    desk.slow.may_end.set()
-    desk.writer.write(image(2))
-    assert not desk.writer.look(wait=True)
+    saved_nothing(desk, 2)
     desk.writer.stepped(10.0)
     desk.clock.advance(59.0)
     assert not desk.writer.due()
