@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 7
+FORMAT = 8
 MANIFEST = "manifest.json"
 PREFIX = "snapshot-"
 WORKER = "worker"

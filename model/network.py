@@ -1,12 +1,15 @@
 """The network: a causal transformer over what a user did, and its three heads. Read it from top to bottom.
 
 Shape legend (name suffixes):
-    R  sequences of a padded group    L  tokens of a sequence, `begin` first, padding on the right
-    D  width (`dim`)                  H  heads, E = D / H        P  positions asked for      Y  event types
+    N  tokens of all sequences, laid end to end    P  tokens whose states are asked for       Y  event types
+    R  sequences of a stretch                      L  tokens of the longest sequence of it
+    D  width (`dim`)                               H  heads, E = D / H
 
 A token is the sum of the embeddings of an item (scaled by sqrt(D)), its event type, the time since the user's
 previous event and whether it opens a session. Token 0 of every sequence is `begin`, so that the state before a
-user's first event exists too. Right padding needs no mask: causal attention never looks to the right.
+user's first event exists too. Only attention sees sequences as rows, padded on the right, which needs no mask: causal
+attention never looks to the right. Everything else is done once per token, and behind the attention of the last block
+only for the tokens that are asked for: of a long history that is few.
 
 Sources: pre-norm transformer decoder (Vaswani et al. 2017; Xiong et al. 2020) as SASRec applies it to items (Kang and
 McAuley 2018), rotary positions (Su et al. 2021), which make a state independent of where its window begins.
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
 
 INTERVALS = 64
 """Embeddings of the time since the previous event: 0 unknown, then half-octaves of 1 + seconds, to about 50 years."""
-LONGEST = 8200
-"""Tokens of the longest possible sequence: twice the longest history, and `begin`."""
 
 
 def interval_bucket(gap_s: Tensor) -> Tensor:
@@ -40,40 +41,75 @@ def interval_bucket(gap_s: Tensor) -> Tensor:
 
 
 def dropout(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Inverted dropout with its own generator; without one (prediction) nothing is dropped."""
-    if generator is None or share == 0.0:
+    """Inverted dropout with its own generator; without one (prediction) nothing is dropped.
+
+    `share` is met to 1 / 256: a random byte decides, which is drawn in a sixth of the time of a random float.
+    """
+    dropped = min(255, round(256 * share))
+    if generator is None or dropped == 0:
         return x
-    return x * torch.rand(x.shape, generator=generator).ge_(share).mul_(1.0 / (1.0 - share))
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+    return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
-class RotaryPositions(nn.Module):
-    """Rotates pairs of query and key features by an angle that grows with the position (Su et al. 2021)."""
+def rotation(positions_N: Tensor, width: int) -> Tensor:
+    """Return the factors that turn queries and keys by their positions (Su et al. 2021), complex [N, 3, 1, width / 2].
 
-    cos: Tensor
-    sin: Tensor
+    Pairs of neighbouring features are complex numbers; each is turned by an angle that grows with the position. Values,
+    the last of the three, are left as they are.
+    """
+    turns = 1000.0 ** (-torch.arange(0, width, 2) / width)
+    longest = int(positions_N.max()) + 1
+    angle = torch.arange(longest)[:, None, None] * torch.stack([turns, turns, torch.zeros_like(turns)])
+    return torch.polar(torch.ones_like(angle), angle).index_select(0, positions_N)[:, :, None]
 
-    def __init__(self, width: int, length: int) -> None:
-        super().__init__()
-        angle = torch.outer(torch.arange(length), 1000.0 ** (-torch.arange(0, width, 2) / width))
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def forward(self, x_LE: Tensor) -> Tensor:
-        """Return the rotated features, [..., L, E]."""
-        cos, sin = self.cos[: x_LE.shape[-2]], self.sin[: x_LE.shape[-2]]
-        even, odd = x_LE.chunk(2, dim=-1)
-        return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Tokens `start` to `stop` are whole sequences of like length: `rows` of them, the longest of `width` tokens.
+
+    `place`: where each token lies in the rows when they are padded, int64; None where all are of one length.
+    """
+
+    start: int
+    stop: int
+    rows: int
+    width: int
+    place: Tensor | None
+
+    def padded(self, x_ND: Tensor) -> Tensor:
+        """Return the tokens as rows, [R, L, D]; padding is 0."""
+        x = x_ND[self.start : self.stop]
+        if self.place is not None:
+            x = x.new_zeros(self.rows * self.width, x.shape[1]).index_copy(0, self.place, x)
+        return x.view(self.rows, self.width, -1)
+
+    def laid(self, x_RLD: Tensor) -> Tensor:
+        """Return rows as tokens, without the padding."""
+        x = x_RLD.reshape(self.rows * self.width, -1)
+        return x if self.place is None else x.index_select(0, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Sequences laid end to end, each opened by `begin`, at which the first three do not matter. All are int64 [N]."""
+
+    types: Tensor  # rows of the vocabulary
+    intervals: Tensor  # buckets
+    opens: Tensor  # 1 where the event opens a session
+    positions: Tensor  # in the sequence; 0 is `begin`
+    stretches: tuple[Stretch, ...]
 
 
 class Block(nn.Module):
     """Pre-norm causal attention and a feed-forward layer, both residual."""
 
-    def __init__(self, settings: ModelSettings, rotary: RotaryPositions) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         dim = settings.dim
         self.heads = settings.heads
         self.dropout = settings.dropout
-        self.rotary = rotary
         self.attention_norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -81,30 +117,35 @@ class Block(nn.Module):
         self.feed_up = nn.Linear(dim, 4 * dim)
         self.feed_down = nn.Linear(4 * dim, dim)
 
-    def forward(self, x_RLD: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the block's output, [R, L, D]."""
-        x_RLD = x_RLD + dropout(self.attend(self.attention_norm(x_RLD)), self.dropout, generator)
-        fed_RLD = self.feed_down(F.gelu(self.feed_up(self.feed_norm(x_RLD))))
-        return x_RLD + dropout(fed_RLD, self.dropout, generator)
+    def forward(
+        self,
+        x_ND: Tensor,
+        stretches: tuple[Stretch, ...],
+        turn: Tensor,
+        asked_P: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Return the block's output for the tokens that are asked for, [P, D]; for all of them where that is None."""
+        seen_ND = self.attend(self.attention_norm(x_ND), stretches, turn)
+        if asked_P is not None:
+            x_ND, seen_ND = x_ND.index_select(0, asked_P), seen_ND.index_select(0, asked_P)
+        x_PD = x_ND + dropout(self.out(seen_ND), self.dropout, generator)
+        fed_PD = self.feed_down(F.gelu(self.feed_up(self.feed_norm(x_PD))))
+        return x_PD + dropout(fed_PD, self.dropout, generator)
 
-    def attend(self, x_RLD: Tensor) -> Tensor:
-        """Causal multi-head attention, [R, L, D]."""
-        R, L, D = x_RLD.shape
-        qkv = self.qkv(x_RLD).view(R, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each RHLE
-        q, k = self.rotary(qkv[:2])
-        y_RHLE = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)
-        mixed: Tensor = self.out(y_RHLE.transpose(1, 2).reshape(R, L, D))
-        return mixed
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A padded group of sequences without `begin`, which the network adds. All are [R, L - 1]."""
-
-    items: Tensor  # float, [R, L - 1, D]: item embeddings
-    types: Tensor  # int64 rows
-    intervals: Tensor  # int64 buckets
-    opens: Tensor  # int64, 1 where the event opens a session
+    def attend(self, x_ND: Tensor, stretches: tuple[Stretch, ...], turn: Tensor) -> Tensor:
+        """Causal multi-head attention within every sequence, before its output layer, [N, D]."""
+        N, D = x_ND.shape
+        E = D // self.heads
+        qkv = torch.view_as_complex(self.qkv(x_ND).view(N, 3, self.heads, E // 2, 2)) * turn
+        qkv_N = torch.view_as_real(qkv).view(N, 3 * D)
+        seen = []
+        for stretch in stretches:
+            rows = stretch.padded(qkv_N).view(stretch.rows, stretch.width, 3, self.heads, E)
+            q, k, v = rows.permute(2, 0, 3, 1, 4)  # each RHLE
+            y_RHLE = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            seen.append(stretch.laid(y_RHLE.transpose(1, 2)))
+        return torch.cat(seen)
 
 
 class Network(nn.Module):
@@ -115,34 +156,42 @@ class Network(nn.Module):
         dim, scale = settings.dim, 0.1
         self.scale = math.sqrt(dim)
         self.dropout = settings.dropout
-        rotary = RotaryPositions(dim // settings.heads, LONGEST)
+        self.width = dim // settings.heads
         self.begin = nn.Parameter(torch.randn(dim))
         self.types = nn.Parameter(torch.randn(settings.max_types + 1, dim) * scale)
         self.intervals = nn.Parameter(torch.randn(INTERVALS, dim) * scale)
         self.opens = nn.Parameter(torch.randn(2, dim) * scale)
-        self.blocks = nn.ModuleList(Block(settings, rotary) for _ in range(settings.layers))
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(dim)
         self.type_head = nn.Linear(dim, settings.max_types + 1)
         self.time_head = nn.Linear(dim, BINS)
         nn.init.zeros_(self.time_head.weight)
         nn.init.zeros_(self.time_head.bias)
 
-    def embed(self, tokens: Tokens) -> Tensor:
-        """Return the input of the first block, [R, L, D]."""
-        x = tokens.items * self.scale + self.types[tokens.types] + self.intervals[tokens.intervals]
-        x = x + self.opens[tokens.opens]
-        begin = self.begin.expand(len(x), 1, -1)
-        return torch.cat([begin, x], dim=1)
+    def embed(self, tokens: Tokens, items_ND: Tensor) -> Tensor:
+        """Return the input of the first block, [N, D], from the embeddings of the tokens' items."""
+        x_ND = items_ND * self.scale + F.embedding(tokens.types, self.types)
+        x_ND = x_ND + F.embedding(tokens.intervals, self.intervals) + F.embedding(tokens.opens, self.opens)
+        return torch.where(tokens.positions[:, None] == 0, self.begin, x_ND)
 
-    def forward(self, tokens: Tokens, generator: torch.Generator | None = None) -> Tensor:
-        """Return the state after each token, [R, L, D]: index 0 knows nothing, index i the first i events.
+    def forward(
+        self,
+        tokens: Tokens,
+        items_ND: Tensor,
+        asked_P: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the state after each token that is asked for, [P, D]; after all of them where `asked_P` is None.
 
-        With a generator the pass is a learning pass: dropout is drawn from it. Without, nothing is random.
+        The state after `begin` knows nothing, that after token i of a sequence its first i events. With a generator the
+        pass is a learning pass: dropout is drawn from it. Without, nothing is random.
         """
-        x_RLD = dropout(self.embed(tokens), self.dropout, generator)
-        for block in self.blocks:
-            x_RLD = block(x_RLD, generator)
-        states: Tensor = self.norm(x_RLD)
+        x_ND = dropout(self.embed(tokens, items_ND), self.dropout, generator)
+        turn = rotation(tokens.positions, self.width)
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            x_ND = block(x_ND, tokens.stretches, turn, asked_P if number == last else None, generator)
+        states: Tensor = self.norm(x_ND)
         return states
 
     def type_logits(self, h_PD: Tensor) -> Tensor:

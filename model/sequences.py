@@ -1,4 +1,4 @@
-"""Windows of events in vocabulary rows, ready for the network: cut from contexts, padded in groups of like length."""
+"""Windows of events in vocabulary rows, ready for the network: cut from contexts, laid end to end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from model.guests import rows_of
-from model.network import Tokens, interval_bucket
+from model.network import Stretch, Tokens, interval_bucket
+from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,15 +43,46 @@ class Sequences:
         """Return some of the windows."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def tokens(self, rows: Int64) -> Tokens:
-        """Return the padded tokens of some rows, without item embeddings (an empty placeholder of width 0)."""
-        width = max(1, int(self.length_R[rows].max()))
-        return Tokens(
-            torch.empty(len(rows), width, 0),
-            torch.from_numpy(self.types_RL[rows, :width].astype(np.int64)),
-            interval_bucket(torch.from_numpy(self.gaps_RL[rows, :width])),
-            torch.from_numpy(self.opens_RL[rows, :width].astype(np.int64)),
+    def laid(self) -> Laid:
+        """Lay all windows end to end, groups of like length after one another."""
+        parts = groups(self.length_R)
+        order = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        size = self.length_R[order].astype(np.int64) + 1  # with `begin`
+        begin = np.cumsum(size) - size
+        begin_R = np.zeros(len(order), np.int64)
+        begin_R[order] = begin
+        position_N = np.arange(int(size.sum())) - np.repeat(begin, size)
+        row_N = np.repeat(order, size)
+        event_N = np.maximum(position_N - 1, 0)
+        tokens = Tokens(
+            torch.from_numpy(self.types_RL[row_N, event_N].astype(np.int64)),
+            interval_bucket(torch.from_numpy(self.gaps_RL[row_N, event_N])),
+            torch.from_numpy(self.opens_RL[row_N, event_N].astype(np.int64)),
+            torch.from_numpy(position_N),
+            _stretches([self.length_R[part].astype(np.int64) + 1 for part in parts], position_N),
         )
+        return Laid(np.where(position_N > 0, self.items_RL[row_N, event_N], UNKNOWN), begin_R, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Windows laid end to end: rows of the items of all tokens, where each window begins, and the rest of the tokens."""
+
+    items_N: Rows  # UNKNOWN at `begin`
+    begin_R: Int64
+    tokens: Tokens
+
+
+def _stretches(sizes: list[Int64], position_N: Int64) -> tuple[Stretch, ...]:
+    """Return the stretches of groups of sequences of these sizes, `begin` included."""
+    stretches, start = [], 0
+    for size in sizes:
+        stop, width = start + int(size.sum()), int(size.max())
+        row = np.repeat(np.arange(len(size)), size)
+        place = None if len(size) * width == stop - start else torch.from_numpy(row * width + position_N[start:stop])
+        stretches.append(Stretch(start, stop, len(size), width, place))
+        start = stop
+    return tuple(stretches)
 
 
 def joined(batches: Sequence[Sequences]) -> Sequences:

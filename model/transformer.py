@@ -6,7 +6,7 @@ from sampled items with the log-Q correction (Bengio and Senecal 2008; Yi et al.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from model.adam import Adam
 from model.gaps import Gaps, bin_of
 from model.item_table import INIT_SCALE, ItemTable
 from model.network import Network
-from model.sequences import Sequences, cut, groups, joined
+from model.sequences import Sequences, cut, joined
 from model.state import Array, State
 from model.transformer_view import TransformerView
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
@@ -26,7 +26,7 @@ from model.vocabulary import UNKNOWN, Rows, Vocabulary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.contexts import Bool, Contexts, Int64
+    from model.contexts import Bool, Contexts
     from model.settings import ModelSettings
     from model.smoothing import Smoothing
 
@@ -84,19 +84,12 @@ class Transformer:
     def states(self, contexts: Contexts) -> Tensor:
         """Return the network's state h [Q, D] for every state of a micro-batch."""
         sequences = cut(contexts, self.settings.context, self.items, self.types)
-        h_QD = torch.zeros(contexts.states, self.settings.dim)
-        row_Q = contexts.state_row_Q
-        token_Q = contexts.state_position_Q - sequences.start_R[row_Q] + 1
-        place_R = np.full(len(sequences.length_R), -1, np.int64)
-        for rows in groups(sequences.length_R):
-            tokens = sequences.tokens(rows)
-            width = tokens.types.shape[1]
-            items = self.table.weight[torch.from_numpy(sequences.items_RL[rows, :width].astype(np.int64))]
-            h_RLD = self.network(replace(tokens, items=items))
-            place_R[:] = -1
-            place_R[rows] = np.arange(len(rows))
-            asked = np.flatnonzero(place_R[row_Q] >= 0)
-            h_QD[asked] = h_RLD[place_R[row_Q[asked]], token_Q[asked]]
+        laid, row_Q = sequences.laid(), contexts.state_row_Q
+        asked_Q = laid.begin_R[row_Q] + contexts.state_position_Q - sequences.start_R[row_Q] + 1
+        if not len(asked_Q):
+            return torch.zeros(0, self.settings.dim)
+        items_ND = self.table.weight[torch.from_numpy(laid.items_N.astype(np.int64))]
+        h_QD: Tensor = self.network(laid.tokens, items_ND, torch.from_numpy(asked_Q))
         return h_QD
 
     def learn(self, batches: Sequence[Sequences], step: LearningStep) -> Loss | None:
@@ -145,22 +138,14 @@ class Transformer:
     def _forward(self, batch: Sequences, rows: Rows, leaf: Tensor, generator: torch.Generator) -> Tensor:
         """Return h [P, D] of the state before each target, in the order of `_Targets`."""
         self.network.train()
-        ordered: list[Tensor] = []
-        order: list[Int64] = []
-        mask = target_mask(batch)
-        for group in groups(batch.length_R):
-            tokens = batch.tokens(group)
-            width = tokens.types.shape[1]
-            index = np.searchsorted(rows, batch.items_RL[group, :width])
-            items = F.embedding(torch.from_numpy(index), leaf)
-            h_RLD = self.network(replace(tokens, items=items), generator)
-            row, column = np.nonzero(mask[group][:, :width])
-            ordered.append(h_RLD[row, column])  # the state before the event at `column`: `begin` comes first
-            order.append(group[row] * batch.items_RL.shape[1] + column)
-        if not ordered:
+        row, column = np.nonzero(target_mask(batch))
+        if not len(row):
             return torch.zeros(0, self.settings.dim)
-        back = np.argsort(np.concatenate(order), kind="stable")
-        return torch.cat(ordered)[torch.from_numpy(back)]
+        laid = batch.laid()
+        asked = torch.from_numpy(laid.begin_R[row] + column)  # the state before the event at `column`: `begin` comes first
+        items_ND = F.embedding(torch.from_numpy(np.searchsorted(rows, laid.items_N)), leaf)
+        h_PD: Tensor = self.network(laid.tokens, items_ND, asked, generator)
+        return h_PD
 
     def _losses(
         self, h_PD: Tensor, targets: _Targets, leaf: Tensor, rows: Rows, bias: Tensor, candidates: Rows, log_q: Tensor

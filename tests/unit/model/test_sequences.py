@@ -61,5 +61,6 @@ def test_shorter_rows_are_padded_with_unknown():
     assert sequences.length_R.tolist() == [2, 6]
     assert sequences.items_RL[0, 2:].tolist() == [0] * 4
     assert sequences.types_RL[0, 2:].tolist() == [0] * 4
-    tokens = sequences.tokens(np.array([0]))
-    assert tokens.types.shape == (1, 2)
+    laid = sequences.laid()
+    assert laid.begin_R.tolist() == [0, 3]
+    assert laid.tokens.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6]

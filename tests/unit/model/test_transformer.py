@@ -169,16 +169,19 @@ def test_a_state_is_the_same_alone_and_among_many():
 # --- learning
 
 
+def states_of(transformer, batch):
+    """The states of a batch, token by token, window after window in the order in which they are laid."""
+    laid = batch.laid()
+    return transformer.network(laid.tokens, transformer.table.weight[torch.from_numpy(laid.items_N).long()])
+
+
 @torch.no_grad()
 def naive_losses(transformer, batches, candidates, log_q):
     """One target at a time, each row alone and without padding, in the order row by row."""
     item, kind, time = [], [], []
     for batch in batches:
         for row in range(len(batch.length_R)):
-            only = np.array([row])
-            tokens = batch.tokens(only)
-            items = torch.from_numpy(batch.items_RL[only, : tokens.types.shape[1]]).long()
-            h_LD = transformer.network(replace(tokens, items=transformer.table.weight[items]))[0]
+            h_LD = states_of(transformer, batch.only(np.array([row])))
             for column in range(batch.first_target_R[row], batch.length_R[row]):
                 h, target = h_LD[column], int(batch.items_RL[row, column])
                 if target != UNKNOWN:
@@ -239,15 +242,10 @@ def test_the_step_follows_the_gradient_of_the_weighted_sum():
 
 
 def naive_losses_with_grad(transformer, batch):
-    h_RLD = transformer.network(
-        replace(
-            batch.tokens(np.arange(len(batch.length_R))),
-            items=transformer.table.weight[torch.from_numpy(batch.items_RL).long()],
-        )
-    )
     column = np.arange(batch.items_RL.shape[1])
     mask = (column >= batch.first_target_R[:, None]) & (column < batch.length_R[:, None])
-    h = h_RLD[:, :-1][torch.from_numpy(mask)]
+    rows = range(len(batch.length_R))
+    h = torch.cat([states_of(transformer, batch.only(np.array([r])))[torch.from_numpy(np.flatnonzero(mask[r]))] for r in rows])
     item, kind = torch.from_numpy(batch.items_RL[mask]).long(), torch.from_numpy(batch.types_RL[mask]).long()
     gap = torch.from_numpy(batch.gaps_RL[mask])
     logits = h @ transformer.table.weight[1:21].T + transformer.table.bias[1:21]
@@ -286,7 +284,7 @@ def test_with_few_negatives_it_learns_the_distribution_of_the_full_softmax():
             )  # the last weights are as noisy as the last steps are long
             transformer.learn([batch], replace(STEP, negatives=negatives, seed=step, learning_rate=rate))
         rows = torch.arange(1, 65)
-        state = transformer.network(replace(batch.tokens(np.array([0])), items=torch.zeros(1, 1, 8)))[0, 0]
+        state = states_of(transformer, batch.only(np.array([0])))[0]
         logits = transformer.table.weight[rows] @ state + transformer.table.bias[rows]
         learned[negatives] = torch.softmax(logits, dim=0).detach().numpy()
     for p in learned.values():
