@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from model.predictor import Scores
     from model.settings import PredictionSettings
     from model.transformer import Loss
+    from model.vocabulary import Rows
 
 CONTEXT_ITEMS = 3
 """Items before a new one that its embedding starts from."""
@@ -151,8 +152,7 @@ class Learner:
         events = guests_of(contexts, model.items)
         names = [contexts.item_ids_B[event] for event in events.tolist()]
         rows = model.items.receive(contexts.event_item_B[events], names, events)
-        for row, before in zip(rows.tolist(), self._before(contexts, events), strict=True):
-            model.transformer.receive(row, before)
+        model.transformer.receive(rows, self._before(contexts, events))
 
     def _adapt(self, contexts: Contexts, scores: Scores, plan: LearnPlan) -> tuple[Verdict, ...]:
         """Compare the copy that is kept, do what was ordered, and judge when it is time."""
@@ -187,18 +187,15 @@ class Learner:
         generator = torch.Generator().manual_seed(seed_for(self.seed, plan.batch, "admit"))
         events = kept[positions]
         rows = model.items.lookup(contexts.event_item_B[events])
-        for row, before in zip(rows.tolist(), self._before(contexts, events), strict=True):
-            model.transformer.admit(row, before, generator)
+        model.transformer.admit(rows, self._before(contexts, events), generator)
         return len(positions), len(evicted)
 
-    def _before(self, contexts: Contexts, events: np.ndarray) -> list[list[int]]:
-        """Return the rows of the items just before each event."""
-        rows_RT = self.model.items.lookup(contexts.items_RT)
-        lines = contexts.event_row_B[events].tolist()
-        stops = (contexts.state_position_Q[contexts.before_B[events]] + 1).tolist()
-        return [
-            rows_RT[line, max(0, stop - CONTEXT_ITEMS) : stop].tolist() for line, stop in zip(lines, stops, strict=True)
-        ]
+    def _before(self, contexts: Contexts, events: Int64) -> Rows:
+        """Return the rows of the items just before each event, UNKNOWN where there are none, [G, CONTEXT_ITEMS]."""
+        line = contexts.event_row_B[events]
+        place_GK = contexts.state_position_Q[contexts.before_B[events]][:, None] - np.arange(CONTEXT_ITEMS)[::-1]
+        keys_GK = contexts.items_RT[line[:, None], np.maximum(place_GK, 0)]
+        return np.where(place_GK < 0, UNKNOWN, self.model.items.lookup(keys_GK))
 
     def _count(self, contexts: Contexts, scores: Scores, kept: np.ndarray, plan: LearnPlan) -> None:
         model = self.model
@@ -224,9 +221,8 @@ class Learner:
 
     def _rank(self, contexts: Contexts, scores: Scores, known: np.ndarray) -> None:
         """Let the ranker learn from the lists in which admitted items that happened were looked for."""
-        lists, states = scores.candidates, contexts.before_B[known].astype(np.int64)
-        features, rows = lists.features_QCF[states], lists.rows_QC[states]
-        self.model.ranker.learn(features, rows, scores.column_B[known], scores.bucket_B[known])
+        states = contexts.before_B[known].astype(np.int64)
+        self.model.ranker.learn(scores.candidates, states, scores.column_B[known], scores.bucket_B[known])
 
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))

@@ -30,7 +30,7 @@ Features = npt.NDArray[np.float32]
 FIXED = 22
 LAGS = 4
 """One-hot copy lags: the item is the latest, the one before, ..., LAGS or more events ago."""
-LOG_FLOOR = 1e-6
+LOG_FLOOR, LOG_SCALE = 1e-6, 0.3
 IN_SESSION = 5
 """Place of "times in the session" among the FIXED features."""
 LIKE = 15
@@ -89,18 +89,18 @@ def features(
     contexts: Contexts,
     rows_RT: Rows,
     rows_QC: Rows,
-    p_QCM: Probability,
+    p_MQC: Probability,
     mixture_QC: Probability,
-    weights_QM: Probability,
+    weights_MQ: Probability,
     statistics: ItemStatistics,
     weight_ND: npt.NDArray[np.float32],
     places: Places,
 ) -> Features:
-    """Return the features [Q, C, M + 1 + FIXED]. `p_QCM` are changed on the way; `weight_ND` embeds all items."""
+    """Return the features [Q, C, M + 1 + FIXED]. `p_MQC` are changed on the way; `weight_ND` embeds all items."""
     stream = stream_of(contexts, statistics.items)
     shown_R = np.zeros(len(contexts.user_R), np.bool_)  # whose new events count for the states after them
     shown_R[contexts.event_row_B[contexts.shown_B]] = True
-    components = p_QCM.shape[2]
+    components = len(p_MQC)
     out = np.zeros((*rows_QC.shape, components + 1 + FIXED), np.float32)
     describe(
         rows_RT,
@@ -119,19 +119,26 @@ def features(
     states = contexts.state_row_Q, contexts.state_position_Q
     out[:, :, alike] = likeness(weight_ND, rows_RT, contexts.session_RT, *states, rows_QC)
     mine_QC = out[:, :, components + 1 + IN_SESSION] > 0.0
-    mixture_QC = _leave_out_the_session(mine_QC, p_QCM, mixture_QC, weights_QM, places)
-    out[:, :, :components] = np.log(p_QCM + np.float32(LOG_FLOOR))
-    out[:, :, components] = np.log(mixture_QC + np.float32(LOG_FLOOR))
-    out[:, :, : components + 1] *= np.float32(0.3)
-    out[:, :, : components + 1] += np.float32(1.0)
-    listed_QC = (rows_QC != 0)[:, :, None]  # the padding says `unknown`, and how much there is depends on other states
-    p_QM = p_QCM[:, :, places.summits].max(axis=1, initial=0.0, where=listed_QC)
-    out[:, :, alike.stop : alike.stop + len(places.summits)] = p_QM[:, None, :]
+    mixture_QC = _leave_out_the_session(mine_QC, p_MQC, mixture_QC, weights_MQ, places)
+    listed_QC = rows_QC != 0  # the padding says `unknown`, and how much there is depends on other states
+    summit_SQ = np.where(listed_QC, p_MQC[places.summits], np.float32(0.0)).max(axis=2)
+    out[:, :, alike.stop : alike.stop + len(summit_SQ)] = summit_SQ.T[:, None, :]
+    for place, p_QC in enumerate((*p_MQC, mixture_QC)):  # one at a time: short inner loops are slow
+        out[:, :, place] = _scaled_log(p_QC)
     return out
 
 
+def _scaled_log(p_QC: Probability) -> Probability:
+    """Return 1 + 0.3 * log p, which is between -3.2 and 1."""
+    p_QC = p_QC + np.float32(LOG_FLOOR)
+    np.log(p_QC, out=p_QC)
+    p_QC *= np.float32(LOG_SCALE)
+    p_QC += np.float32(1.0)
+    return p_QC
+
+
 def _leave_out_the_session(
-    mine_QC: Bool, p_QCM: Probability, mixture_QC: Probability, weights_QM: Probability, places: Places
+    mine_QC: Bool, p_MQC: Probability, mixture_QC: Probability, weights_MQ: Probability, places: Places
 ) -> Probability:
     """Take from the components, in place, what the current session was counted for; return the mixture without it.
 
@@ -140,12 +147,11 @@ def _leave_out_the_session(
     still.
     """
     states, columns = np.nonzero(mine_QC)
-    p_SM, weights_SM = p_QCM[states, columns], weights_QM[states]
-    p_SM[:, places.counting] = 0.0
-    p_QCM[states, columns] = p_SM
-    others_S = 1.0 - weights_SM[:, places.counting].sum(axis=1)
+    p_MQC[places.counting[:, None], states, columns] = 0.0
+    p_MS, weights_MS = p_MQC[:, states, columns], weights_MQ[:, states]
+    others_S = 1.0 - weights_MS[places.counting].sum(axis=0)
     mixture_QC = mixture_QC.copy()
-    mixture_QC[states, columns] = (p_SM * weights_SM).sum(axis=1) / np.maximum(others_S, np.float32(LOG_FLOOR))
+    mixture_QC[states, columns] = (p_MS * weights_MS).sum(axis=0) / np.maximum(others_S, np.float32(LOG_FLOOR))
     return mixture_QC
 
 

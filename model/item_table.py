@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.compiled import compiled
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Floats = npt.NDArray[np.float32]
 
 INIT_SCALE = 0.1
 CONTEXT_SHARE = 0.7
@@ -51,26 +55,19 @@ class ItemTable:
         self._square = torch.cat([self._square, torch.zeros(more, 2)])
         self._touched = torch.cat([self._touched, torch.zeros(more, dtype=torch.int64)])
 
-    def start(self, row: int, context: Sequence[int], generator: torch.Generator) -> None:
-        """Give a newly admitted row its first embedding: near the mean of its context rows, where it has any.
+    def start(self, rows: Rows, context_GK: Rows, generator: torch.Generator) -> None:
+        """Give newly admitted rows [G] their first embedding, in order: near the mean of their context rows, if any.
 
-        A context row that is admitted in the same micro-batch but not started yet says nothing.
+        A context row that is admitted in the same micro-batch but not started yet says nothing, nor does UNKNOWN.
         """
-        noise = (torch.randn(self.dim, generator=generator) * INIT_SCALE).numpy()
-        has_context = self.receive(row, context)
-        self.weight.numpy()[row] += noise * (0.5 if has_context else 1.0)
-        self.bias.numpy()[row] = 0.0
+        self.reserve(int(rows.max(initial=0)) + 1)
+        noise = torch.randn(len(rows), self.dim, generator=generator) * INIT_SCALE
+        begin(self.weight.numpy(), self.bias.numpy(), rows, context_GK, noise.numpy())
 
-    def receive(self, row: int, context: Sequence[int]) -> bool:
-        """Give the row of a guest the mean of its context rows, 0 where it has none; it is not live by that.
-
-        Returns whether it has any.
-        """
-        self.reserve(row + 1)
-        weight, bias = self.weight.numpy(), self.bias.numpy()  # views: one row at a time is slow in torch
-        known = [other for other in context if other != row and other < len(bias) and bias[other] > -np.inf]
-        weight[row] = weight[known].mean(axis=0) * CONTEXT_SHARE if known else 0.0
-        return bool(known)
+    def receive(self, rows: Rows, context_GK: Rows) -> None:
+        """Give the rows [G] of guests the mean of their context rows, 0 where they have none; none is live by that."""
+        self.reserve(int(rows.max(initial=0)) + 1)
+        look_alike(self.weight.numpy(), self.bias.numpy(), rows, context_GK)
 
     def restart(self, generator: torch.Generator) -> None:
         """Let the embeddings of all items begin again, as if nothing had come before them."""
@@ -127,3 +124,36 @@ class ItemTable:
         )
         self._step = int(state.values["step"])
         self.reserve(max(1024, len(self.weight)))
+
+
+@compiled
+def begin(weight_ND: Floats, bias_N: Floats, rows: Rows, context_GK: Rows, noise_GD: Floats) -> None:
+    """Start rows one after another: the mean of their context and half of the noise, or all of it alone."""
+    for index in range(len(rows)):
+        row = rows[index]
+        share = np.float32(0.5 if approach(weight_ND, bias_N, row, context_GK[index]) else 1.0)
+        for d in range(weight_ND.shape[1]):
+            weight_ND[row, d] += share * noise_GD[index, d]
+        bias_N[row] = 0.0
+
+
+@compiled
+def look_alike(weight_ND: Floats, bias_N: Floats, rows: Rows, context_GK: Rows) -> None:
+    """Let rows be the mean of their context."""
+    for index in range(len(rows)):
+        approach(weight_ND, bias_N, rows[index], context_GK[index])
+
+
+@compiled
+def approach(weight_ND: Floats, bias_N: Floats, row: int, context_K: Rows) -> bool:
+    """Let a row be the mean of the live ones of its context, times CONTEXT_SHARE; returns whether there are any."""
+    weight_ND[row] = 0.0
+    known = 0
+    for other in context_K:
+        if other != row and other < len(bias_N) and bias_N[other] > -np.inf:
+            known += 1
+            for d in range(weight_ND.shape[1]):
+                weight_ND[row, d] += weight_ND[other, d]
+    for d in range(weight_ND.shape[1]):
+        weight_ND[row, d] *= np.float32(CONTEXT_SHARE / max(1, known))
+    return known > 0

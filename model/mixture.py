@@ -47,10 +47,12 @@ class Mixture:
         weights: Float64 = self._share[:-1] + self._share[-1] * self._blend[buckets]
         return weights
 
-    def combine(self, p_SCK: npt.NDArray[np.float32], buckets: Int64) -> Probability:
+    def combine(self, p_KSC: npt.NDArray[np.float32], buckets: Int64) -> Probability:
         """Return the mixture's probability, [S, C]."""
-        mixed: Probability = np.einsum("sck,sk->sc", p_SCK, self.weights(buckets).astype(np.float32))
-        return mixed
+        mixed_SC: Probability = np.zeros(p_KSC.shape[1:], np.float32)
+        for p_SC, weight_S in zip(p_KSC, self.weights(buckets).T.astype(np.float32), strict=True):
+            mixed_SC += p_SC * weight_S[:, None]
+        return mixed_SC
 
     def learn(self, p_BK: Float64, buckets: Int64) -> None:
         """Learn from the probability each component gave to what happened, in stream order."""

@@ -145,23 +145,24 @@ class Predictor:
         """Choose from all proposals by the mixture alone, also where what was seen will not be listed: that was better."""
         model, states = self.model, np.arange(contexts.states)
         rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.height, LIST_LENGTH)
-        p_QCM = np.stack([view.score(states, rows_QC) for view in views.all], axis=-1)
+        p_MQC = np.stack([view.score(states, rows_QC) for view in views.all])
         buckets = bucket(contexts.state_position_Q + 1)
-        mixture_QC = model.mixture.combine(p_QCM, buckets)
+        mixture_QC = model.mixture.combine(p_MQC, buckets)
         mixture_QC[rows_QC == UNKNOWN] = 0.0
         if rows_QC.shape[1] > RANKED:
             best_QC, mixture_QC = heaviest_columns(mixture_QC, RANKED)
             rows_QC = np.take_along_axis(rows_QC, best_QC, axis=1)
-            p_QCM = p_QCM[states[:, None], best_QC]
+            place_QC = states[:, None] * p_MQC.shape[2] + best_QC
+            p_MQC = np.take(p_MQC.reshape(len(p_MQC), -1), place_QC, axis=1)
         rows_RT = rows_of(contexts, model.items)
-        weights_QM = model.mixture.weights(buckets).astype(np.float32)
+        weights_MQ = model.mixture.weights(buckets).T.astype(np.float32)
         told = features(
             contexts,
             rows_RT,
             rows_QC,
-            p_QCM,
+            p_MQC,
             mixture_QC,
-            weights_QM,
+            weights_MQ,
             model.statistics,
             model.transformer.table.weight.numpy(),
             model.places,

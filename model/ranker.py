@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
 from model.adam import Adam
+from model.candidates import LOG_SCALE
 from model.compiled import compiled
 from model.mixture import BUCKETS
 from model.state import State
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from model.candidates import Candidates, Features
     from model.contexts import Bool, Float64, Int64
     from model.smoothing import Probability
-    from model.vocabulary import Rows
 
 HIDDEN = 64
 LISTS = 128
@@ -37,8 +37,6 @@ LARGE = 3e38
 PRIOR_EVENTS = 20.0
 PRIOR_COVERED = 0.8
 HALF_LIFE_EVENTS = 10_000.0
-MIXTURE_SCALE = 0.3
-"""Of the logarithm of the mixture among the features."""
 
 
 class RankNetwork(nn.Module):
@@ -52,7 +50,7 @@ class RankNetwork(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.out.weight)
         with torch.no_grad():
-            self.linear.weight[0, mixture] = 1.0 / MIXTURE_SCALE
+            self.linear.weight[0, mixture] = 1.0 / LOG_SCALE
 
     def forward(self, x_PF: Tensor) -> Tensor:
         """Return z [P]."""
@@ -98,13 +96,14 @@ class Ranker:
     def shares(self, candidates: Candidates) -> Probability:
         """Return the softmax over the candidates of every state [Q, C], 0 where padded."""
         valid_QC = candidates.rows_QC != 0
-        z_P = self.network(_packed(candidates.features_QCF, valid_QC)).numpy()
+        size_Q = valid_QC.sum(axis=1)
+        z_P = self.network(_packed(candidates.features_QCF, np.arange(len(size_Q)), size_Q)).numpy()
         p_QC = np.zeros(valid_QC.shape, np.float32)
-        p_QC[valid_QC] = softmax_by_line(z_P, valid_QC.sum(axis=1))
+        p_QC[valid_QC] = softmax_by_line(z_P, size_Q)
         return p_QC
 
-    def learn(self, features_SCF: Features, rows_SC: Rows, target_S: Int64, buckets: Int64) -> bool:
-        """Learn from lists whose target, an admitted item, stands at column `target_S`; -1: the list lacked it.
+    def learn(self, candidates: Candidates, states: Int64, target_S: Int64, buckets: Int64) -> bool:
+        """Learn from the lists of states whose target, an admitted item, stands at column `target_S`; -1: it was not there.
 
         In steps of LISTS at most. Returns whether the network took any; it does not where nothing was covered or a
         number is not finite.
@@ -112,15 +111,14 @@ class Ranker:
         covered = np.flatnonzero(target_S >= 0)
         self._count(target_S >= 0, buckets)
         parts = np.array_split(covered, -(-len(covered) // LISTS)) if len(covered) else []
-        stepped = [self._step(features_SCF[part], rows_SC[part] != 0, target_S[part]) for part in parts]
-        return any(stepped)
+        return any([self._step(candidates, states[part], target_S[part]) for part in parts])  # noqa: C419 - all of them
 
-    def _step(self, features_SCF: Features, valid_SC: Bool, target_S: Int64) -> bool:
+    def _step(self, candidates: Candidates, states: Int64, target_S: Int64) -> bool:
         """Take one step; nothing is changed where a number is not finite."""
-        z_P = self.network(_packed(features_SCF, valid_SC))
+        size = (candidates.rows_QC[states] != 0).sum(axis=1)
+        z_P = self.network(_packed(candidates.features_QCF, states, size))
         if not bool(z_P.isfinite().all()):
             return False
-        size = valid_SC.sum(axis=1)
         gradient = softmax_by_line(z_P.detach().numpy(), size)
         start = np.cumsum(size) - size
         gradient[start + target_S] -= 1.0  # candidates stand first in a line, padding after them
@@ -155,15 +153,25 @@ class Ranker:
         self._optimizer.load(state.take("optimizer"))
 
 
-def _packed(features_SCF: Features, valid_SC: Bool) -> Tensor:
-    """Return the features of valid candidates, [P, F], in memory that torch aligned.
+def _packed(features_QCF: Features, states: Int64, size_S: Int64) -> Tensor:
+    """Return the features of the candidates of some states, of which each has so many, [P, F], in memory that torch aligned.
 
     The last bits of a matrix product may depend on where in memory its factors stand, and a learner that went through
     a snapshot must go on with the same bits.
     """
-    packed = torch.empty(int(valid_SC.sum()), features_SCF.shape[2])
-    packed.numpy()[:] = features_SCF[valid_SC]
+    packed = torch.empty(int(size_S.sum()), features_QCF.shape[2])
+    copy_prefixes(features_QCF, states, size_S, packed.numpy())
     return packed
+
+
+@compiled
+def copy_prefixes(features_QCF: Features, states: Int64, size_S: Int64, out_PF: Features) -> None:
+    """Copy the first `size_S` lines of each of some states, one after another."""
+    start = 0
+    for line in range(len(states)):
+        stop = start + size_S[line]
+        out_PF[start:stop] = features_QCF[states[line], : size_S[line]]
+        start = stop
 
 
 @compiled

@@ -192,13 +192,13 @@ class Transformer:
             self.table.step(rows, gradient, bias_gradient, step.learning_rate)
         return True
 
-    def admit(self, row: int, context: Sequence[int], generator: torch.Generator) -> None:
-        """Start the embedding of a new item near the mean of what its first user had just before."""
-        self.table.start(row, context, generator)
+    def admit(self, rows: Rows, context_GK: Rows, generator: torch.Generator) -> None:
+        """Start the embeddings of new items near the mean of what their first users had just before."""
+        self.table.start(rows, context_GK, generator)
 
-    def receive(self, row: int, context: Sequence[int]) -> None:
-        """Let a guest look like the mean of what its first user had just before; no softmax finds it."""
-        self.table.receive(row, context)
+    def receive(self, rows: Rows, context_GK: Rows) -> None:
+        """Let guests look like the mean of what their first users had just before; no softmax finds them."""
+        self.table.receive(rows, context_GK)
 
     def evict(self, rows: Sequence[int]) -> None:
         """Clear embeddings, biases and their optimizer state."""

@@ -76,10 +76,10 @@ class Counters:
         states, rows = np.array([state]), ASKED[None]
         p = [view.score(states, rows)[0] for view in self.views(contexts)]
         asked = np.tile(rows, (contexts.states, 1))
-        ones = np.ones((*asked.shape, 1), np.float32)
+        ones = np.ones((1, *asked.shape), np.float32)
         rows_RT, first = self.items.lookup(contexts.items_RT), Places(np.zeros(1, np.int64), np.zeros(0, np.int64))
         weight = np.zeros((self.items.height, 4), np.float32)
-        told = features(contexts, rows_RT, asked, ones, ones[:, :, 0], ones[:, 0], self.statistics, weight, first)
+        told = features(contexts, rows_RT, asked, ones, ones[0], ones[:, :, 0], self.statistics, weight, first)
         fixed = told[state]
         return np.concatenate([np.stack(p, axis=1), fixed], axis=1)
 

@@ -129,14 +129,14 @@ def test_an_item_starts_from_what_its_user_had_just_before(monkeypatch):
     started = []
     original = ItemTable.start
 
-    def start(table, row, context, generator):
-        started.append((row, list(context)))
-        original(table, row, context, generator)
+    def start(table, rows, context, generator):
+        started.extend(zip(rows.tolist(), context.tolist(), strict=True))
+        original(table, rows, context, generator)
 
     monkeypatch.setattr(ItemTable, "start", start)
     worker = Worker()
     worker.step([event("a", "i1", 1.0), event("b", "i2", 2.0), event("a", "i3", 3.0), event("a", "i2", 4.0)])
-    assert started == [(1, []), (2, []), (3, [1])]
+    assert started == [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 0, 1])]
     worker.step([event("a", "i4", 5.0), event("a", "i5", 6.0)])
     assert CONTEXT_ITEMS == 3
     assert started[3:] == [(4, [1, 3, 2]), (5, [3, 2, 4])]

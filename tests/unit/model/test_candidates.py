@@ -13,15 +13,15 @@ def described(worker, events, asked):
     contexts = worker.histories.stage(events).contexts
     model, states = worker.model, contexts.states
     rows = np.tile(model.items.lookup(np.array([key64(item) for item in asked])), (states, 1))
-    p = np.full((states, len(asked), 3), 0.25, np.float32)
-    p[:, 0, 1] = 0.75
+    p = np.full((3, states, len(asked)), 0.25, np.float32)
+    p[1, :, 0] = 0.75
     out = features(
         contexts,
         model.items.lookup(contexts.items_RT),
         rows,
         p,
         np.full(rows.shape, 0.5, np.float32),
-        np.full((states, 3), 1.0 / 3.0, np.float32),
+        np.full((3, states), 1.0 / 3.0, np.float32),
         model.statistics,
         model.transformer.table.weight.numpy(),
         Places(np.array([0, 1, 2]), np.array([2])),

@@ -14,11 +14,15 @@ def generator(seed=7):
     return torch.Generator().manual_seed(seed)
 
 
+def start(table, row, context, noise):
+    table.start(np.array([row], np.int32), np.array([context], np.int32).reshape(1, -1), noise)
+
+
 def table_with(rows, dim=DIM):
     table = ItemTable(dim, generator())
     noise = generator(1)
     for row in range(1, rows + 1):
-        table.start(row, [], noise)
+        start(table, row, [], noise)
     return table
 
 
@@ -31,7 +35,7 @@ def steps(table, count, rows=(1, 3), seed=5):
 
 def test_a_new_item_starts_near_the_mean_of_its_context():
     table = table_with(3)
-    table.start(4, [0, 1, 3, 4], generator(9))
+    start(table, 4, [0, 1, 3, 4], generator(9))
     noise = torch.randn(DIM, generator=generator(9)) * INIT_SCALE
     mean = (table.weight[1] + table.weight[3]) / 2
     assert torch.allclose(table.weight[4], CONTEXT_SHARE * mean + 0.5 * noise)
@@ -40,16 +44,35 @@ def test_a_new_item_starts_near_the_mean_of_its_context():
 
 def test_a_new_item_without_a_known_context_starts_with_noise():
     table = table_with(2)
-    table.start(3, [0, 3], generator(9))
+    start(table, 3, [0, 3], generator(9))
     assert torch.equal(table.weight[3], torch.randn(DIM, generator=generator(9)) * INIT_SCALE)
 
 
 def test_context_that_has_not_started_itself_does_not_count():
     """An item of the user's history may be admitted later in the very micro-batch: its row exists, its start not."""
     table = table_with(1023)
-    table.start(1, [2, 1024, 1025], generator(9))
+    start(table, 1, [2, 1024, 1025], generator(9))
     noise = torch.randn(DIM, generator=generator(9)) * INIT_SCALE
     assert torch.allclose(table.weight[1], CONTEXT_SHARE * table.weight[2] + 0.5 * noise)
+
+
+def test_items_that_come_together_start_one_after_another():
+    """An item may be the context of one that comes after it, not before."""
+    table = table_with(3)
+    table.start(np.array([5, 4, 6], np.int32), np.array([[4, 1], [5, 2], [4, 5]], np.int32), generator(9))
+    noise = torch.randn(3, DIM, generator=generator(9)) * INIT_SCALE / 2
+    first = CONTEXT_SHARE * table.weight[1] + noise[0]
+    second = CONTEXT_SHARE * (first + table.weight[2]) / 2 + noise[1]
+    third = CONTEXT_SHARE * (second + first) / 2 + noise[2]
+    assert torch.allclose(table.weight[4:7], torch.stack([second, first, third]))
+
+
+def test_a_guest_is_the_mean_of_its_context_and_not_live():
+    table = table_with(3)
+    table.receive(np.array([7, 8], np.int32), np.array([[0, 1, 3], [0, 0, 7]], np.int32))
+    assert torch.allclose(table.weight[7], CONTEXT_SHARE * (table.weight[1] + table.weight[3]) / 2)
+    assert not table.weight[8].any()
+    assert torch.isinf(table.bias[7:9]).all()
 
 
 def test_rows_that_are_not_in_use_are_never_found():
@@ -67,7 +90,7 @@ def test_an_evicted_row_starts_clean_in_weights_and_optimizer():
     table.evict([3])
     fresh.evict([3])
     for one in (table, fresh):
-        one.start(3, [], generator(2))
+        start(one, 3, [], generator(2))
     row = slice(3, 4)
     for name, array in table.state(5).arrays.items():
         assert array[row].tobytes() == fresh.state(5).arrays[name][row].tobytes(), name
@@ -148,7 +171,7 @@ class LargestResult(TorchDispatchMode):
 
 def test_the_cost_of_a_step_does_not_depend_on_the_capacity():
     table = table_with(4)
-    table.start(100_000, [], generator())
+    start(table, 100_000, [], generator())
     with LargestResult() as largest:
         steps(table, 1, rows=(1, 3, 4))
     assert 0 < largest.elements <= 3 * (DIM + 1)
@@ -158,7 +181,7 @@ def test_growing_keeps_what_was_there():
     table = table_with(4)
     steps(table, 3)
     before = table.state(5).arrays
-    table.start(5000, [], generator())
+    start(table, 5000, [], generator())
     assert same(before, table.state(5).arrays)
     assert len(table.state(5001).arrays["weight"]) == 5001
 
@@ -169,8 +192,8 @@ def test_the_state_goes_on_bit_for_bit():
     other.load(one.state(5))
     for table in (one, other):
         table.evict([2])
-        table.start(2, [1, 3], generator(11))
-        table.start(5, [2], generator(12))
+        start(table, 2, [1, 3], generator(11))
+        start(table, 5, [2], generator(12))
         steps(table, 4, rows=(0, 2, 5), seed=6)
     assert same_state(one.state(6), other.state(6))
 
@@ -180,11 +203,11 @@ def test_the_rows_of_an_earlier_copy_are_taken_over_whatever_room_both_have(rows
     generator = torch.Generator().manual_seed(3)
     table = ItemTable(4, generator)
     for row in range(1, known):
-        table.start(row, (), generator)
+        start(table, row, (), generator)
     copy = ItemTable(4, torch.Generator())
     copy.load(table.state(known))
     for row in range(known, rows):
-        table.start(row, (), generator)
+        start(table, row, (), generator)
     copy.reserve(rows)  # has other room than the table from here on
     before = table.weight[:rows].clone()
     table.weight[1:rows] += 1.0

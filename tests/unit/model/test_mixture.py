@@ -31,10 +31,10 @@ def test_it_begins_even():
 def test_combining_is_the_weighted_sum():
     mixture, draw = Mixture(["a", "b"]), np.random.default_rng(0)
     mixture.learn(np.array([[0.9, 0.1]] * 5), np.zeros(5, np.int64))
-    p_SCK = draw.random((3, 4, 2)).astype(np.float32)
+    p_KSC = draw.random((2, 3, 4)).astype(np.float32)
     buckets = np.array([0, 1, 0])
-    expected = (p_SCK * mixture.weights(buckets)[:, None, :]).sum(axis=2)
-    assert mixture.combine(p_SCK, buckets) == pytest.approx(expected, abs=1e-6)
+    expected = np.einsum("ksc,sk->sc", p_KSC, mixture.weights(buckets))
+    assert mixture.combine(p_KSC, buckets) == pytest.approx(expected, abs=1e-6)
 
 
 def test_it_learns_the_best_component():

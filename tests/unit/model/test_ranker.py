@@ -3,8 +3,8 @@ import pytest
 import torch
 from support import same_state
 
-from model.candidates import Candidates
-from model.ranker import DECAY_STEPS, LEARNING_RATE, LEAST_RATE, MIXTURE_SCALE, Ranker, softmax_by_line
+from model.candidates import LOG_SCALE, Candidates
+from model.ranker import DECAY_STEPS, LEARNING_RATE, LEAST_RATE, Ranker, softmax_by_line
 
 FEATURES, MIXTURE = 5, 2
 
@@ -16,7 +16,7 @@ def lists(seed=0, states=6, width=8):
     rows[np.arange(width) >= draw.integers(2, width + 1, states)[:, None]] = 0
     features = draw.standard_normal((states, width, FEATURES)).astype(np.float32)
     mixture = draw.random((states, width)).astype(np.float32) * (rows > 0)
-    features[..., MIXTURE] = MIXTURE_SCALE * np.log(mixture + 1e-6)
+    features[..., MIXTURE] = LOG_SCALE * np.log(mixture + 1e-6)
     return Candidates(rows, mixture, features)
 
 
@@ -26,7 +26,7 @@ def ranker():
 
 def learn(one, candidates, target, buckets=None):
     buckets = np.zeros(len(target), np.int64) if buckets is None else buckets
-    return one.learn(candidates.features_QCF, candidates.rows_QC, np.array(target), buckets)
+    return one.learn(candidates, np.arange(len(target)), np.array(target), buckets)
 
 
 def test_at_first_it_is_the_mixture():

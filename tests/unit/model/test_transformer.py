@@ -27,8 +27,7 @@ def built(items=20, types=3, settings=SETTINGS, seed=1):
     type_rows.observe(np.arange(1, types + 1), [f"t{n}" for n in range(1, types + 1)], 0)
     transformer = Transformer(settings, item_rows, type_rows, seed)
     generator = torch.Generator().manual_seed(seed)
-    for row in range(1, items + 1):
-        transformer.admit(row, [], generator)
+    transformer.admit(np.arange(1, items + 1, dtype=np.int32), np.zeros((items, 0), np.int32), generator)
     return transformer
 
 
@@ -408,8 +407,8 @@ def test_events_of_one_user_see_the_window_and_not_more():
     old, new = [event("u", n, 10.0 * n) for n in range(12)], [event("u", 3, 200.0)]
     for one, events in ((worker, old), (other, [event("u", 11 - n, 10.0 * n) for n in range(8)] + old[8:])):
         one.model.items.observe(np.array([e.item_key for e in old]), [e.item_id for e in old], 0)
-        for row in range(1, 13):
-            one.model.transformer.admit(row, [], torch.Generator().manual_seed(row))
+        rows = np.arange(1, 13, dtype=np.int32)
+        one.model.transformer.admit(rows, np.zeros((12, 0), np.int32), torch.Generator().manual_seed(1))
         one.step(events, learn=False)
     a, b = (one.model.transformer.states(one.histories.stage(new).contexts) for one in (worker, other))
     assert torch.equal(a, b)
