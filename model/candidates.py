@@ -123,18 +123,20 @@ def features(
     listed_QC = rows_QC != 0  # the padding says `unknown`, and how much there is depends on other states
     summit_SQ = np.where(listed_QC, p_MQC[places.summits], np.float32(0.0)).max(axis=2)
     out[:, :, alike.stop : alike.stop + len(summit_SQ)] = summit_SQ.T[:, None, :]
-    for place, p_QC in enumerate((*p_MQC, mixture_QC)):  # one at a time: short inner loops are slow
-        out[:, :, place] = _scaled_log(p_QC)
+    logs_MQC = np.concatenate([p_MQC, mixture_QC[None]])
+    logs_MQC += np.float32(LOG_FLOOR)
+    np.log(logs_MQC, out=logs_MQC)
+    scale_into(logs_MQC, out)
     return out
 
 
-def _scaled_log(p_QC: Probability) -> Probability:
-    """Return 1 + 0.3 * log p, which is between -3.2 and 1."""
-    p_QC = p_QC + np.float32(LOG_FLOOR)
-    np.log(p_QC, out=p_QC)
-    p_QC *= np.float32(LOG_SCALE)
-    p_QC += np.float32(1.0)
-    return p_QC
+@compiled
+def scale_into(logs_MQC: Probability, out_QCF: Features) -> None:
+    """Write 1 + 0.3 * log p, which is between -3.2 and 1, as the first M features."""
+    for state in range(logs_MQC.shape[1]):
+        for column in range(logs_MQC.shape[2]):
+            for place in range(len(logs_MQC)):
+                out_QCF[state, column, place] = logs_MQC[place, state, column] * np.float32(LOG_SCALE) + np.float32(1.0)
 
 
 def _leave_out_the_session(

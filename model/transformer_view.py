@@ -121,15 +121,11 @@ def top_n(logits_SN: Logits, n: int) -> tuple[Rows, Logits]:
     Where there are fewer than n columns the rest is 0.
     """
     lines, width = logits_SN.shape
-    groups_ = (width + GROUP - 1) // GROUP
+    peaks_SG = peaks_of(logits_SN)
+    groups_ = peaks_SG.shape[1]
     best, values = np.zeros((lines, n), np.int32), np.zeros((lines, n), np.float32)
-    peaks = np.empty(groups_, np.float32)
     for line in range(lines):
-        for group in range(groups_):
-            peak = np.float32(-LARGE)
-            for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
-                peak = max(peak, logits_SN[line, column])
-            peaks[group] = peak
+        peaks = peaks_SG[line]
         least = np.float32(-LARGE)
         if groups_ > n:
             least = np.partition(peaks, groups_ - n)[groups_ - n]
@@ -148,3 +144,23 @@ def top_n(logits_SN: Logits, n: int) -> tuple[Rows, Logits]:
                     place -= 1
                 values[line, place], best[line, place] = value, column
     return best, values
+
+
+@compiled_products
+def peaks_of(logits_SN: Logits) -> Logits:
+    """Return the maximum of each GROUP of columns of every line, [S, G]; the last group may be shorter."""
+    lines, width = logits_SN.shape
+    whole = width // GROUP
+    peaks_SG = np.empty((lines, (width + GROUP - 1) // GROUP), np.float32)
+    for line in range(lines):
+        for group in range(whole):
+            peak = np.float32(-LARGE)
+            for column in range(GROUP):  # of a known number of columns, so that they are compared many at a time
+                peak = max(peak, logits_SN[line, group * GROUP + column])
+            peaks_SG[line, group] = peak
+        if whole < peaks_SG.shape[1]:
+            peak = np.float32(-LARGE)
+            for column in range(whole * GROUP, width):
+                peak = max(peak, logits_SN[line, column])
+            peaks_SG[line, whole] = peak
+    return peaks_SG
