@@ -256,10 +256,14 @@ class Predictor:
 
 
 def heaviest_columns(p_QC: Probability, n: int) -> tuple[Int64, Probability]:
-    """Return where the n largest of each line are, largest first, ties by column, and what they are."""
-    best = np.sort(np.argpartition(-p_QC, n - 1, axis=1)[:, :n], axis=1)
-    order = np.argsort(-np.take_along_axis(p_QC, best, axis=1), axis=1, kind="stable")
-    best = np.take_along_axis(best, order, axis=1)
+    """Return where the n largest of each line are, largest first, ties by column, and what they are.
+
+    They are sorted as whole numbers, which is many times as fast: those of positive floats are in the order of their
+    bits, and negative ones, of which the order is not told, come behind.
+    """
+    keys_QC = np.int64(2**31 - 1) - np.ascontiguousarray(p_QC).view(np.int32)
+    keys_QC = (keys_QC << 30) | np.arange(p_QC.shape[1])
+    best = np.sort(keys_QC, axis=1)[:, :n] & (2**30 - 1)
     return best, np.take_along_axis(p_QC, best, axis=1)
 
 

@@ -33,6 +33,8 @@ LISTS = 128
 LEARNING_RATE, DECAY_STEPS, LEAST_RATE = 8e-3, 300, 1e-3
 """The rate falls as (1 + step / DECAY_STEPS) ** -0.5, down to the least: a stream never ends."""
 BETAS = (0.9, 0.999)
+TILE = 4096
+"""Candidates looked at together: their hidden units stay in the cache."""
 LARGE = 3e38
 PRIOR_EVENTS = 20.0
 PRIOR_COVERED = 0.8
@@ -97,9 +99,12 @@ class Ranker:
         """Return the softmax over the candidates of every state [Q, C], 0 where padded."""
         valid_QC = candidates.rows_QC != 0
         size_Q = valid_QC.sum(axis=1)
-        z_P = self.network(_packed(candidates.features_QCF, np.arange(len(size_Q)), size_Q)).numpy()
+        x_PF = _packed(candidates.features_QCF, np.arange(len(size_Q)), size_Q)
+        z_P = torch.empty(len(x_PF))
+        for start in range(0, len(x_PF), TILE):
+            z_P[start : start + TILE] = self.network(x_PF[start : start + TILE])
         p_QC = np.zeros(valid_QC.shape, np.float32)
-        p_QC[valid_QC] = softmax_by_line(z_P, size_Q)
+        p_QC[valid_QC] = softmax_by_line(z_P.numpy(), size_Q)
         return p_QC
 
     def learn(self, candidates: Candidates, states: Int64, target_S: Int64, buckets: Int64) -> bool:

@@ -18,6 +18,7 @@ from model.adam import Adam
 from model.gaps import Gaps, bin_of
 from model.item_table import INIT_SCALE, ItemTable
 from model.network import Network
+from model.sampled_softmax import sampled_softmax
 from model.sequences import Sequences, cut, joined
 from model.state import Array, State
 from model.transformer_view import TransformerView
@@ -157,8 +158,8 @@ class Transformer:
         item_loss = type_loss = time_loss = None
         if len(known):
             weight_CD = leaf[torch.from_numpy(np.searchsorted(rows, candidates))]
-            logits_PC = torch.addmm(bias - log_q, h_PD[known], weight_CD.T)
-            item_loss = F.cross_entropy(logits_PC, torch.from_numpy(order[place[known]]))
+            target = torch.from_numpy(order[place[known]])
+            item_loss = sampled_softmax(h_PD[known], weight_CD, bias - log_q, target)
         typed = np.flatnonzero(targets.types != UNKNOWN)
         if len(typed) and self.types.size > 1:
             logits_PY = self.network.type_logits(h_PD[typed])[:, : self.types.rows]

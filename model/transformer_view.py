@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TILE, TILE_STATES = 1 << 22, 64
 """Logits held at once while a catalogue is scored (16 MB), of so many states at most: what is in the cache is read fast."""
-GROUP = 64
+GROUP = 16
 """Items whose maximum stands for them while the best are looked for."""
 LARGE = 3e38
 
@@ -113,25 +113,28 @@ def listed_logits(h_QD: Logits, weight_ND: Logits, bias_N: Logits, states: Int64
     return logits_SC
 
 
-@compiled
 def top_n(logits_SN: Logits, n: int) -> tuple[Rows, Logits]:
     """Return where the n largest of each line are, best first, ties by column, and what they are; exact.
 
     Only groups of columns whose maximum is among the n largest maxima can hold them, and those are found first.
     Where there are fewer than n columns the rest is 0.
     """
-    lines, width = logits_SN.shape
     peaks_SG = peaks_of(logits_SN)
-    groups_ = peaks_SG.shape[1]
+    least_S = np.full(len(logits_SN), -LARGE, np.float32)
+    if peaks_SG.shape[1] > n:
+        least_S = np.partition(peaks_SG, -n, axis=1)[:, -n]
+    return listed(logits_SN, peaks_SG, least_S, n)
+
+
+@compiled
+def listed(logits_SN: Logits, peaks_SG: Logits, least_S: Logits, n: int) -> tuple[Rows, Logits]:
+    """Return the n largest of each line as `top_n` does; at least n of them, where there are so many, reach `least_S`."""
+    lines, width = logits_SN.shape
     best, values = np.zeros((lines, n), np.int32), np.zeros((lines, n), np.float32)
     for line in range(lines):
-        peaks = peaks_SG[line]
-        least = np.float32(-LARGE)
-        if groups_ > n:
-            least = np.partition(peaks, groups_ - n)[groups_ - n]
-        filled = 0
-        for group in range(groups_):
-            if peaks[group] < least or (filled == n and peaks[group] <= values[line, n - 1]):
+        least, filled = least_S[line], 0
+        for group in range(peaks_SG.shape[1]):
+            if peaks_SG[line, group] < least or (filled == n and peaks_SG[line, group] <= values[line, n - 1]):
                 continue
             for column in range(group * GROUP, min(width, (group + 1) * GROUP)):
                 value = logits_SN[line, column]

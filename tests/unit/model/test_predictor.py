@@ -9,7 +9,7 @@ from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
 from model.candidates import union
-from model.predictor import LIST_LENGTH, MISS, rank_in
+from model.predictor import LIST_LENGTH, MISS, heaviest_columns, rank_in
 from model.vocabulary import UNKNOWN
 
 
@@ -385,3 +385,13 @@ def test_what_others_just_did_is_seen_within_the_micro_batch_where_it_is_learned
         p = view.score(shown.after_B.astype(np.int64), np.full((3, 1), seven, np.int32))[:, 0]
         assert p[2] > p[0] or not learn
         assert p[2] == p[0] or learn
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_the_heaviest_columns_come_first_ties_by_column_and_negative_ones_last(n):
+    p = np.random.default_rng(n).choice(np.array([-1.0, 0.0, 0.1, 0.2, 0.9], np.float32), (30, 40))
+    best, values = heaviest_columns(p, n)
+    for line in range(30):
+        expected = sorted(range(40), key=lambda column: (-p[line, column], column))[:n]
+        assert best[line].tolist() == expected
+        assert values[line].tolist() == p[line, expected].tolist()
