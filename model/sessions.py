@@ -310,6 +310,7 @@ def vote(
     rows, q = np.empty(NEIGHBOURS * LENGTH, np.int32), np.empty(NEIGHBOURS * LENGTH, np.float32)
     similarity = np.zeros(capacity, np.float32)
     match = np.zeros(capacity, np.int32)
+    worth = np.zeros(capacity)  # by slot, worked out once: the same sessions are found from many states
     found = np.empty(CONTEXT * POSTINGS, np.int64)
     fade = np.exp(-np.arange(LENGTH) / CANDIDATE_DECAY).astype(np.float32)
     size = 0
@@ -321,7 +322,10 @@ def vote(
         count = find(rows_RT[line], opens_RT[line], last, own_R[line], rings, similarity, match, found)
         for index in range(count):
             slot = found[index]
-            similarity[slot] *= np.exp(-decay * (rings.made[2] - rings.latest[slot])) / np.sqrt(rings.length[slot])
+            if worth[slot] == 0.0:
+                age = rings.made[2] - rings.latest[slot]
+                worth[slot] = np.exp(-decay * age) / np.sqrt(rings.length[slot])
+            similarity[slot] *= worth[slot]
         least = threshold(similarity, found, count)
         size = hand_votes(rings, similarity, match, found[:count], least, fade, dense, rows, size)
         total = np.float32(1e-30)

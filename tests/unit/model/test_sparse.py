@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.smoothing import Smoothing
-from model.sparse import SparseView, gather, heaviest
+from model.sparse import SparseView, gather, heaviest, look_up
 
 START = np.array([0, 3, 3, 5])
 ROWS = np.array([4, 2, 9, 7, 1], np.int32)
@@ -35,6 +35,12 @@ def test_weights_are_found_by_state_and_row():
     asked = np.array([[2, 4, 7, 0], [2, 4, 7, 0]], np.int32)
     found = gather(START, ROWS, Q, np.array([2, 0]), asked, 10)
     assert found == pytest.approx(np.array([[0.0, 0.0, 0.25, 0.0], [0.5, 0.2, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("row", range(10))
+def test_one_row_alone_is_found_as_among_others(row):
+    states, asked = np.array([2, 0, 1, 0]), np.full(4, row, np.int32)
+    assert look_up(START, ROWS, Q, states, asked).tolist() == gather(START, ROWS, Q, states, asked[:, None], 10)[:, 0].tolist()
 
 
 def test_what_a_state_leaves_is_spread_evenly():
