@@ -50,5 +50,5 @@ class _SampledSoftmax(torch.autograd.Function):
 
 def sampled_softmax(h_PD: Tensor, weight_CD: Tensor, bias_C: Tensor, target_P: Tensor) -> Tensor:
     """Return the mean of -log softmax(h W' + bias) at the targets [P], int64 columns of the C listed items, in nats."""
-    loss: Tensor = _SampledSoftmax.apply(h_PD, weight_CD, bias_C, target_P)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SampledSoftmax.apply(h_PD, weight_CD, bias_C, target_P)
     return loss

@@ -42,7 +42,10 @@ class SparseView:
     def score(self, states: Int64, rows: Rows) -> Probability:
         """Return the probability of rows [S, C]."""
         stretches = self._start_Q, self._rows, self._q, states.astype(np.int64)
-        q_SC = look_up(*stretches, rows[:, 0])[:, None] if rows.shape[1] == 1 else gather(*stretches, rows, self._height)
+        if rows.shape[1] == 1:
+            q_SC = look_up(*stretches, rows[:, 0])[:, None]
+        else:
+            q_SC = gather(*stretches, rows, self._height)
         q_SC += self._rest_Q[states][:, None] / np.maximum(1, self._smooth.size(states))
         return self._smooth(q_SC, rows, states)
 

@@ -143,9 +143,9 @@ class Transformer:
         if not len(row):
             return torch.zeros(0, self.settings.dim)
         laid = batch.laid()
-        asked = torch.from_numpy(laid.begin_R[row] + column)  # the state before the event at `column`: `begin` comes first
+        before_P = laid.begin_R[row] + column  # the event at `column` is the token after, since `begin` comes first
         items_ND = F.embedding(torch.from_numpy(np.searchsorted(rows, laid.items_N)), leaf)
-        h_PD: Tensor = self.network(laid.tokens, items_ND, asked, generator)
+        h_PD: Tensor = self.network(laid.tokens, items_ND, torch.from_numpy(before_P), generator)
         return h_PD
 
     def _losses(

@@ -41,7 +41,8 @@ def changed_at(given, items, position):
     types = torch.where(here, (given.types + 1) % (TYPES + 1), given.types)
     intervals = torch.where(here, (given.intervals + 9) % INTERVALS, given.intervals)
     opens = torch.where(here, 1 - given.opens, given.opens)
-    return replace(given, types=types, intervals=intervals, opens=opens), torch.where(here[:, None], items * -2.0, items)
+    items = torch.where(here[:, None], items * -2.0, items)
+    return replace(given, types=types, intervals=intervals, opens=opens), items
 
 
 def taken(given, items, keep):

@@ -40,7 +40,8 @@ def test_weights_are_found_by_state_and_row():
 @pytest.mark.parametrize("row", range(10))
 def test_one_row_alone_is_found_as_among_others(row):
     states, asked = np.array([2, 0, 1, 0]), np.full(4, row, np.int32)
-    assert look_up(START, ROWS, Q, states, asked).tolist() == gather(START, ROWS, Q, states, asked[:, None], 10)[:, 0].tolist()
+    among_others = gather(START, ROWS, Q, states, asked[:, None], 10)
+    assert look_up(START, ROWS, Q, states, asked).tolist() == among_others[:, 0].tolist()
 
 
 def test_what_a_state_leaves_is_spread_evenly():

@@ -243,8 +243,8 @@ def test_the_step_follows_the_gradient_of_the_weighted_sum():
 def naive_losses_with_grad(transformer, batch):
     column = np.arange(batch.items_RL.shape[1])
     mask = (column >= batch.first_target_R[:, None]) & (column < batch.length_R[:, None])
-    rows = range(len(batch.length_R))
-    h = torch.cat([states_of(transformer, batch.only(np.array([r])))[torch.from_numpy(np.flatnonzero(mask[r]))] for r in rows])
+    alone = [states_of(transformer, batch.only(np.array([row]))) for row in range(len(batch.length_R))]
+    h = torch.cat([states[torch.from_numpy(np.flatnonzero(mask[row]))] for row, states in enumerate(alone)])
     item, kind = torch.from_numpy(batch.items_RL[mask]).long(), torch.from_numpy(batch.types_RL[mask]).long()
     gap = torch.from_numpy(batch.gaps_RL[mask])
     logits = h @ transformer.table.weight[1:21].T + transformer.table.bias[1:21]
