@@ -82,7 +82,7 @@ class Stretch:
         """Return the tokens as rows, [R, L, D]; padding is 0."""
         x = x_ND[self.start : self.stop]
         if self.place is not None:
-            x = x.new_zeros(self.rows * self.width, x.shape[1]).index_copy(0, self.place, x)
+            x = x.new_zeros(self.rows * self.width, x.shape[1]).index_copy_(0, self.place, x)
         return x.view(self.rows, self.width, -1)
 
     def laid(self, x_RLD: Tensor) -> Tensor:

@@ -32,26 +32,31 @@ class TransformerView:
         self._owner, self._smooth, self._size = owner, smoothing, owner.items.size
         owner.table.reserve(owner.items.height)  # guests have rows too
         self.h_QD = owner.states(contexts)
+        fresh = np.flatnonzero(contexts.state_position_Q < 0)  # of users with no history: one state, many times
+        self._first_Q = np.arange(len(self.h_QD))  # the first state that is the same
+        self._first_Q[fresh] = fresh[:1]
         self._log_sum_Q = torch.empty(0)
         self._top: tuple[Rows, Probability] = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
 
     @torch.inference_mode()
     def _scan(self, n: int) -> None:
         """Score the catalogue tile by tile: the log of the normaliser and the n best logits of every state."""
-        rows, states = self._owner.items.rows, len(self.h_QD)
+        rows = self._owner.items.rows
         weight, bias = self._owner.table.weight[:rows], self._owner.table.bias[:rows]
+        scanned, place_Q = np.unique(self._first_Q, return_inverse=True)
+        h_SD, states = self.h_QD[torch.from_numpy(scanned)], len(scanned)
         tile = min(TILE_STATES, max(16, TILE // rows))
         buffer = torch.empty(min(tile, states), rows)
-        self._top = np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)
-        self._log_sum_Q = torch.empty(states)
+        top, log_sum_S = (np.zeros((states, n), np.int32), np.zeros((states, n), np.float32)), torch.empty(states)
         for start in range(0, states, tile):
             part = slice(start, min(start + tile, states))
-            logits = torch.addmm(bias, self.h_QD[part], weight.T, out=buffer[: part.stop - start])
-            best, values = top_n(logits.numpy(), n)
-            self._top[0][part], self._top[1][part] = best, values
-            highest = torch.from_numpy(values[:, :1])
+            logits = torch.addmm(bias, h_SD[part], weight.T, out=buffer[: part.stop - start])
+            top[0][part], top[1][part] = top_n(logits.numpy(), n)
+            highest = torch.from_numpy(top[1][part, :1])
             total = logits.sub_(highest).exp_().sum(dim=1)
-            self._log_sum_Q[part] = total.log_().add_(highest[:, 0])
+            log_sum_S[part] = total.log_().add_(highest[:, 0])
+        self._top = top[0][place_Q], top[1][place_Q]
+        self._log_sum_Q = log_sum_S[torch.from_numpy(place_Q)]
 
     def _prepare(self) -> None:
         if len(self._log_sum_Q) != len(self.h_QD):
