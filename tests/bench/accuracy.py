@@ -34,6 +34,7 @@ from consumer.ports import Record, TopicPartition
 from consumer.replay import Discard, ReplayOptions, replay
 from consumer.settings import Settings
 from incremental.plan import REFERENCE_EVENTS
+from incremental.prequential import OURS
 from incremental.rehearsal import Rehearsal
 
 SHOWN = ("hr@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
@@ -79,13 +80,23 @@ def prequential(options, seed):
         name: {"all": chosen(figures), "second_half": second_half(summary["windows"], name)}
         for name, figures in summary["metrics"].items()
     }
-    return {"methods": methods, "metrics": summary["metrics"]} | {
+    return {"methods": methods, "metrics": summary["metrics"], "behind": behind(summary["windows"])} | {
         name: summary[name] for name in ("same_batch_items", "first_events", "new_items", "heads", "speed", "scored")
     }
 
 
 def chosen(figures):
     return {name: figures[name] for name in SHOWN if name in figures}
+
+
+def behind(windows):
+    """Return the tenths of the stream in which another method hits more often: its number, the method, both hit rates."""
+    rows = []
+    for number, window in enumerate(windows):
+        rates = {name: figures["hr@10"] for name, figures in window.items() if name != "events"}
+        ours = rates.pop(OURS)
+        rows += [(number, name, ours, rate) for name, rate in rates.items() if rate > ours]
+    return rows
 
 
 def second_half(windows, method):
@@ -227,6 +238,8 @@ def show(result):
             for part, values in figures.items()
         )
         say(f"{name:20} {text}")
+    for number, name, ours, rate in result.get("behind", []):
+        say(f"tenth {number}: {name} hit rate@10 {rate:.4f}, {OURS} {ours:.4f}")
     say(str(result["speed"]))
 
 
