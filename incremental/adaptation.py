@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from incremental.plan import LearnPlan, Measures
-from incremental.policy import GUARDED, OBSERVE, allowed, respond, size
+from incremental.policy import GUARDED, OBSERVE, RETURNS, allowed, respond, size
 from model.state import State
 
 if TYPE_CHECKING:
@@ -37,21 +37,23 @@ class Adaptation:
         self.events = 0
         self._due: list[Action] = []
         self._begun: dict[str, int] = {}  # action: the event at which it last began
-        self._stopped = -1  # the event of the last return to earlier weights: what began before it has ended
-        self._champion_since: int | None = None  # the event at which the copy that is kept was made
+        self._under_way: dict[str, int] = {}  # the same, without what a return to earlier weights has ended
+        self._champion_since: int | None = None  # the event of the latest action that the copy that is kept is to judge
+        self._compared = 0  # events on which the copy has been scored since then
         self._windows = 0  # rehearsal windows begun when `rehearse_recent` last began
 
     @property
     def guarded(self) -> bool:
-        """Whether a copy of the weights is kept."""
-        return self._champion_since is not None
+        """Whether a copy of the weights is kept, and will be."""
+        return self._champion_since is not None and "dismiss_champion" not in self._due
 
     @property
     def is_time_to_judge(self) -> bool:
         """Whether the copy has been compared for long enough, and is not dismissed yet."""
         since = self._champion_since
-        over = since is not None and self.events - since >= self._settings.champion_events
-        return over and "dismiss_champion" not in self._due
+        if since is None or not self.guarded or not allowed("keep_champion", self._settings):
+            return False
+        return self._compared > 0 and self.events - since >= self._settings.champion_events
 
     def react(self, detections: Sequence[Detection]) -> list[Detection]:
         """Note what is to be done about alarms; return all records, alarms with their actions."""
@@ -66,7 +68,7 @@ class Adaptation:
         """Note what follows from the comparison with the copy: what was worse than its past returns to it."""
         for verdict in verdicts:
             if verdict.undone:
-                self.order("roll_back_network" if verdict.part == "network" else "roll_back_ranker")
+                self.order(RETURNS[verdict.part])
         self.order("dismiss_champion")
 
     def _answer(self, detection: Detection) -> Detection:
@@ -82,28 +84,36 @@ class Adaptation:
         begun = self._begun.get(action)
         return begun is None or self.events - begun >= self._settings.cool_down_events
 
-    def measures(self, windows: int, draw: int) -> Measures:
-        """Return what is to be done with the next micro-batch.
-
-        `windows` of rehearsal were begun so far; `draw` is a random number, whether the copy is scored.
-        """
+    def measures(self, windows: int) -> Measures:
+        """Return what is to be done with the next micro-batch. `windows` of rehearsal were begun so far."""
         settings = self._settings
         since = windows if "rehearse_recent" in self._due else self._windows
+        paused = self._is_on("pause_quarantine", settings.pause_quarantine_for_events)
+        watches = settings.enabled and settings.quarantine
         return Measures(
             learning_rate_factor=self._factor(self._age("boost_learning_rate")),
             half_life_events=settings.half_life_events
             if self._is_on("short_half_lives", settings.half_life_for_events)
             else 0.0,
             rehearse_since=since if self._is_on("rehearse_recent", settings.rehearse_recent_for_events) else 0,
-            quarantine_above=self._quarantine_above(),
-            score_champion=self.guarded and draw % settings.champion_every_batches == 0,
-            actions=tuple(self._due),
+            quarantine_above=settings.quarantine_above if watches and not paused else 0.0,
+            quarantine_paused=watches and paused,
+            score_champion=self._is_champion_next(),
+            actions=self._ordered(),
         )
 
-    def _quarantine_above(self) -> float:
-        settings = self._settings
-        paused = self._is_on("pause_quarantine", settings.pause_quarantine_for_events)
-        return settings.quarantine_above if settings.enabled and settings.quarantine and not paused else 0.0
+    def _ordered(self) -> tuple[Action, ...]:
+        """Return what is due, as far as the settings still allow it; a copy that may not be kept any more goes."""
+        due = [action for action in self._due if allowed(action, self._settings)]
+        if self.guarded and not allowed("keep_champion", self._settings):
+            due.append("dismiss_champion")
+        return tuple(due)
+
+    def _is_champion_next(self) -> bool:
+        """Whether the copy has been scored on less than its share of the events; it is on the first micro-batch."""
+        if self._champion_since is None or not self.guarded or not allowed("keep_champion", self._settings):
+            return False
+        return self._compared <= self._settings.champion_share * (self.events - self._champion_since)
 
     def _factor(self, age: int | None) -> float:
         settings = self._settings
@@ -117,38 +127,43 @@ class Adaptation:
         return age is not None and age < lasts and allowed(action, self._settings)
 
     def _age(self, action: Action) -> int | None:
-        """Return the events since an action began, 0 where it is due, None where it never did."""
+        """Return the events since an action began, 0 where it is due, None where it is not under way."""
         if action in self._due:
             return 0
-        begun = self._begun.get(action, self._stopped)
-        return None if begun <= self._stopped else self.events - begun
+        begun = None if "roll_back_network" in self._due else self._under_way.get(action)
+        return None if begun is None else self.events - begun
 
     def carried_out(self, plan: LearnPlan, events: int) -> None:
-        """Note what a plan began, and the events of its micro-batch."""
+        """Note what a plan began, in its order, and the events of its micro-batch.
+
+        What was due and is not in the plan was not allowed, and is let go of.
+        """
+        self._due = []
+        if plan.score_champion:
+            self._compared += events
         for action in plan.actions:
-            self._begun[action] = self.events
-        if "rehearse_recent" in plan.actions:
-            self._windows = plan.rehearse_since
-        if "roll_back_network" in plan.actions:
-            self._stopped = self.events
-        if "keep_champion" in plan.actions:
-            self._champion_since = self.events
-        if "dismiss_champion" in plan.actions:
-            self._champion_since = None
-        self._due = [action for action in self._due if action not in plan.actions]
+            self._begun[action] = self._under_way[action] = self.events
+            if action == "roll_back_network":
+                self._under_way.clear()
+            elif action == "rehearse_recent":
+                self._windows = plan.rehearse_since
+            elif action == "dismiss_champion":
+                self._champion_since = None
+            if action == "keep_champion" or (action in GUARDED and self._champion_since is not None):
+                self._champion_since, self._compared = self.events, 0
         self.events += events
 
     def state(self) -> State:
         """Return what is due and under way."""
-        values = {"events": self.events, "due": list(self._due), "begun": dict(sorted(self._begun.items()))}
-        return State(
-            values=values | {"windows": self._windows, "stopped": self._stopped, "guarded": self._champion_since}
-        )
+        values = {"events": self.events, "due": list(self._due), "windows": self._windows, "compared": self._compared}
+        begun = {"begun": dict(sorted(self._begun.items())), "under_way": dict(sorted(self._under_way.items()))}
+        return State(values=values | begun | {"guarded": self._champion_since})
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         values = state.values
         self.events, self._windows = int(values["events"]), int(values["windows"])
-        self._due, self._stopped = list(values["due"]), int(values["stopped"])
+        self._due, self._compared = list(values["due"]), int(values["compared"])
         self._begun = {name: int(begun) for name, begun in values["begun"].items()}
+        self._under_way = {name: int(begun) for name, begun in values["under_way"].items()}
         self._champion_since = values["guarded"]

@@ -175,6 +175,8 @@ class _Watch:
     def __init__(self, tests: int, detectors: tuple[str, ...]) -> None:
         self._tests, self._detectors = tests, detectors
         self._rest: list[float] = []  # values of the block that is not full yet
+        self._tail: list[float] = []  # the latest blocks, alarms or not
+        self._usual: float | None = None  # the mean before the latest alarm
         self._begin()
 
     def update(self, values_B: Float64) -> list[tuple[str, Change]]:
@@ -188,11 +190,18 @@ class _Watch:
         return changes
 
     def latest(self, blocks: int) -> Change | None:
-        """Return the mean without the latest blocks and that of those; None where it did not rise, or is not known."""
-        if len(self._blocks) <= CALIBRATION_BLOCKS:
+        """Return the mean without the latest blocks (SUDDEN_BLOCKS at most) and that of those.
+
+        Where the signal has gone off by itself within them, the former is what it was before that. None where it did
+        not rise, or is not known.
+        """
+        if len(self._blocks) > CALIBRATION_BLOCKS:
+            before = sum(self._blocks[:-blocks]) / (len(self._blocks) - blocks)
+        elif self._usual is not None and len(self._blocks) <= blocks:
+            before = self._usual
+        else:
             return None
-        earlier = self._blocks[:-blocks]
-        before, after = sum(earlier) / len(earlier), sum(self._blocks[-blocks:]) / blocks
+        after = sum(self._tail[-blocks:]) / blocks
         return (before, after) if after > before else None
 
     def level(self, blocks: int) -> float | None:
@@ -201,16 +210,18 @@ class _Watch:
 
     def restart(self) -> None:
         """Begin anew."""
-        self._rest = []
+        self._rest, self._tail, self._usual = [], [], None
         self._begin()
 
     def state(self) -> dict[str, list[float]]:
         """Return the values that define this watch."""
-        return {"blocks": list(self._blocks), "rest": list(self._rest)}
+        usual = [] if self._usual is None else [self._usual]
+        return {"blocks": list(self._blocks), "rest": list(self._rest), "tail": list(self._tail), "usual": usual}
 
     def load_state(self, state: Mapping[str, list[float]]) -> None:
         """Become the watch that `state` was taken from."""
-        self._rest = list(state["rest"])
+        self._rest, self._tail = list(state["rest"]), list(state["tail"])
+        self._usual = next(iter(state["usual"]), None)
         self._rebuild(state["blocks"])
 
     def _level(self, block: list[float]) -> float:
@@ -235,6 +246,7 @@ class _Watch:
 
     def _take(self, value: float) -> list[tuple[str, Change]]:
         """Feed a block mean; on an alarm for the worse tell of it, and begin anew."""
+        self._tail = [*self._tail, value][-SUDDEN_BLOCKS:]
         went_off = self._feed(value)
         if len(self._blocks) >= KEPT_BLOCKS:
             self._rebuild(self._blocks[-KEPT_BLOCKS // 2 :])
@@ -243,6 +255,7 @@ class _Watch:
         change = self._rise()
         if change is None:
             return []
+        self._usual = change[0]
         self._begin()
         return [(detector, change) for detector in went_off]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from incremental.champion import Champion
+from incremental.policy import RETURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,12 +25,10 @@ def intervene(model: Model, champion: Champion | None, plan: LearnPlan, seed: in
             champion = Champion(model)
         elif action == "dismiss_champion":
             champion = None
-        elif action == "roll_back_network" and champion is not None:
-            champion.restore_network()
-        elif action == "roll_back_ranker" and champion is not None:
-            champion.restore_ranker()
         elif action in restarts:
             restarts[action]()
+        elif champion is not None and action in RETURNS.values():
+            champion.restore(action)
     return champion
 
 

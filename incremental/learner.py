@@ -89,15 +89,18 @@ class Learner:
         batch, events = self.batch + 1, int(contexts.learn_B.sum())
         if not learn or not events:
             return self.plan_nothing()
-        measures = self.adaptation.measures(self.rehearsal.made, seed_for(self.seed, batch, "champion"))
-        return self._plan(batch, events, measures)
+        return self._plan(batch, events, self.adaptation.measures(self.rehearsal.made))
 
     def _plan(self, batch: int, events: int, measures: Measures) -> LearnPlan:
+        settings = self.settings
         return LearnPlan(
             batch,
             True,
-            learning_rate(self.settings, self.steps, events) * measures.learning_rate_factor,
-            rehearsal_windows(self.settings, events),
+            learning_rate(settings, self.steps, events) * measures.learning_rate_factor,
+            rehearsal_windows(settings, events),
+            rehearsal_targets(settings, events),
+            settings.rehearsal_recent_share,
+            settings.rehearsal_recent_windows,
             seed_for(self.seed, batch, "learn"),
             self.repeats.exclude,
             **asdict(measures),
@@ -106,7 +109,7 @@ class Learner:
     def plan_nothing(self) -> LearnPlan:
         """Return the plan of a micro-batch of which nothing is learned: it has a number."""
         batch = self.batch + 1
-        return LearnPlan(batch, False, 0.0, 0, seed_for(self.seed, batch, "learn"), self.repeats.exclude)
+        return LearnPlan(batch, False, 0.0, 0, 0, 0.0, 1, seed_for(self.seed, batch, "learn"), self.repeats.exclude)
 
     def pass_over(self, plan: LearnPlan) -> Learned:
         """Count a micro-batch of which nothing is learned."""
@@ -226,10 +229,9 @@ class Learner:
 
     def _rehearse(self, plan: LearnPlan) -> Sequences | None:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
-        settings, items, types = self.settings, self.model.items, self.model.types
-        among_ = Among(plan.rehearse_since, settings.rehearsal_recent_share, settings.rehearsal_recent_windows)
-        targets = rehearsal_targets(plan, settings)
-        return self.rehearsal.sample(plan.rehearsal_windows, draw, items, types, targets, among_)
+        among_ = Among(plan.rehearse_since, plan.rehearsal_recent_share, plan.rehearsal_recent_windows)
+        items, types = self.model.items, self.model.types
+        return self.rehearsal.sample(plan.rehearsal_windows, draw, items, types, plan.rehearsal_targets, among_)
 
     def state(self) -> State:
         """Return everything that learning changed."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from incremental.settings import LearningSettings
 
 REFERENCE_EVENTS = 256
-"""The micro-batch for which `learning_rate` and `rehearsal_windows` are meant; smaller ones do proportionally less."""
+"""The micro-batch for which learning rate and rehearsal are meant; smaller ones do proportionally less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,26 +21,34 @@ class Measures:
     """What the policy makes of a micro-batch. `half_life_events` 0: every memory its own.
 
     `rehearse_since`: only windows from this number on are rehearsed. `quarantine_above`: users whose loss is that many
-    nats above the others' are not learned from; 0: all are. `score_champion`: the copy is compared on this micro-batch.
-    `actions` begin with it.
+    nats above the others' are not learned from; 0: all are, and `quarantine_paused` says whether the policy wants that.
+    `score_champion`: the copy is compared on this micro-batch. `actions` begin with it.
     """
 
     learning_rate_factor: float = 1.0
     half_life_events: float = 0.0
     rehearse_since: int = 0
     quarantine_above: float = 0.0
+    quarantine_paused: bool = False
     score_champion: bool = False
     actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LearnPlan(Measures):
-    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes."""
+    """What will be learned from micro-batch `batch`, with which numbers. `learn` false: nothing changes.
+
+    At most `rehearsal_windows` are rehearsed, as many as it takes to hold `rehearsal_targets`;
+    `rehearsal_recent_share` of them are drawn from the latest `rehearsal_recent_windows`.
+    """
 
     batch: int
     learn: bool
     learning_rate: float
     rehearsal_windows: int
+    rehearsal_targets: int
+    rehearsal_recent_share: float
+    rehearsal_recent_windows: int
     seed: int
     exclude_seen: bool
 
@@ -56,6 +64,7 @@ def active(plan: LearnPlan) -> dict[str, bool]:
         "short_half_lives": plan.half_life_events > 0.0,
         "rehearse_recent": plan.rehearse_since > 0,
         "boost_learning_rate": plan.learning_rate_factor > 1.0,
+        "pause_quarantine": plan.quarantine_paused,
     }
 
 
@@ -77,9 +86,9 @@ def rehearsal_windows(settings: LearningSettings, events: int) -> int:
     return round(settings.rehearsal_windows * events / REFERENCE_EVENTS)
 
 
-def rehearsal_targets(plan: LearnPlan, settings: LearningSettings) -> int:
-    """Bound the rehearsed targets in proportion to the windows that the plan allows."""
-    share = plan.rehearsal_windows / max(1, settings.rehearsal_windows)
+def rehearsal_targets(settings: LearningSettings, events: int) -> int:
+    """Bound the rehearsed targets in proportion to the windows."""
+    share = rehearsal_windows(settings, events) / max(1, settings.rehearsal_windows)
     return max(1, round(settings.rehearsal_targets * share))
 
 

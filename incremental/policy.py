@@ -24,6 +24,8 @@ Action = Literal[
     "keep_champion",
     "roll_back_network",
     "roll_back_ranker",
+    "roll_back_type_head",
+    "roll_back_time_head",
     "dismiss_champion",
 ]
 
@@ -36,10 +38,22 @@ GUARDED: frozenset[Action] = frozenset(
     }
 )
 """Before these a copy of network and ranker is put aside, to return to."""
-UNASKED: frozenset[Action] = frozenset({"keep_champion", "roll_back_network", "roll_back_ranker", "dismiss_champion"})
+RETURNS: dict[str, Action] = {
+    "network": "roll_back_network",
+    "ranker": "roll_back_ranker",
+    "type_head": "roll_back_type_head",
+    "time_head": "roll_back_time_head",
+}
+"""What returns a part of the model to its copy."""
+UNASKED: frozenset[Action] = frozenset({"keep_champion", "dismiss_champion", *RETURNS.values()})
 """No signal calls for these."""
-SWITCHES = {"restart_type_head": "restart_heads", "restart_time_head": "restart_heads", "keep_champion": "roll_back"}
+SWITCHES: dict[Action, str] = {
+    **dict.fromkeys(("restart_type_head", "restart_time_head"), "restart_heads"),
+    **dict.fromkeys(("keep_champion", *RETURNS.values()), "roll_back"),
+}
 """Switches that are not called as their action."""
+LEAST_HIT_RATE = 0.05
+"""Where fewer of the events were hits, what is lost of them within six blocks of 32 is chance: ten are expected at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +86,11 @@ TABLE: tuple[Rule, ...] = (
 
 
 def size(signal: str, before: float, after: float) -> float:
-    """Return how large a rise is: of misses the share of all hits that was lost, else the difference."""
-    rise = after - before
-    return rise / max(1.0 - before, 1e-9) if signal in {"misses", "misses/known", "lost_hits"} else rise
+    """Return how large a rise is: of misses the share of all hits that was lost, 0 where hits are rare; else the difference."""
+    if signal not in {"misses", "misses/known", "lost_hits"}:
+        return after - before
+    hit_rate = 1.0 - before
+    return (after - before) / hit_rate if hit_rate >= LEAST_HIT_RATE else 0.0
 
 
 def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action, ...]:
@@ -86,5 +102,5 @@ def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action,
 
 
 def allowed(action: Action, settings: PolicySettings) -> bool:
-    """Return whether the settings allow an action."""
-    return settings.enabled and bool(getattr(settings, SWITCHES.get(action, action)))
+    """Return whether the settings allow an action; a copy may always be dismissed."""
+    return action == "dismiss_champion" or (settings.enabled and bool(getattr(settings, SWITCHES.get(action, action))))

@@ -1,8 +1,9 @@
 """Quarantine: users who act far more than others and far less predictably are predicted for, but not learned from.
 
 A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
-least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, is left out of
-learning, and of the signals that drift is looked for in, until that is no longer so. Just after a change of
+least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, and by SPREADS times
+the spread of all users' means, is left out of learning, and of the signals that drift is looked for in, until that is no
+longer so. Where fewer than LEAST_USERS are known there is no norm, and nobody is left out. Just after a change of
 everything the window holds users who acted before it, beside whom those who act now stand out wrongly: the policy
 pauses the rule then.
 """
@@ -22,6 +23,11 @@ WINDOW = 2048
 LEAST = 48
 KNOWN = 8
 """Events that a user needs to count among the others."""
+LEAST_USERS = 20
+SPREADS = 3.0
+"""Of the normal distribution with the users' median absolute deviation."""
+NORMAL = 1.4826
+"""Standard deviations of a normal distribution in its median absolute deviation."""
 NOBODY: Int64 = np.zeros(0, np.int64)
 
 
@@ -39,10 +45,12 @@ class Quarantine:
         users, index, count = np.unique(self._user, return_inverse=True, return_counts=True)
         loss = np.bincount(index, self._loss)
         known = count >= KNOWN
-        if not known.any():
+        if int(known.sum()) < LEAST_USERS:
             return NOBODY
-        usual = float(np.median(loss[known] / count[known]))
-        left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + above)]
+        means = loss[known] / count[known]
+        usual = float(np.median(means))
+        spread = NORMAL * float(np.median(np.abs(means - usual)))
+        left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + max(above, SPREADS * spread))]
         return left_out
 
     def learn(self, user_B: Int64, loss_B: Float64) -> None:

@@ -112,7 +112,7 @@ class PolicySettings(Section):
     """... during so many events."""
     roll_back: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Return to the weights from before an action where it made things worse: a copy of them goes on scoring ..."""
-    champion_every_batches: Count = Field(16, json_schema_extra=OPERATIONAL)
-    """... one micro-batch of so many, drawn at random ..."""
+    champion_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.25, json_schema_extra=OPERATIONAL)
+    """... this share of the events, in whole micro-batches ..."""
     champion_events: Count = Field(8_000, json_schema_extra=OPERATIONAL)
-    """... until so many events have passed, and then the better of the two stays."""
+    """... until so many have passed since the latest action; then what is surely worse than its past returns to it."""

@@ -35,6 +35,8 @@ TYPE_LOSS, TIME_LOSS = 0.25, 0.05
 """Weights of the two heads beside the item loss of 1: they must not bend the body away from items."""
 BETAS = (0.9, 0.98)
 
+SmallHead = Literal["event_type", "next_event_s"]
+
 
 @dataclass(frozen=True, slots=True)
 class LearningStep:
@@ -208,9 +210,9 @@ class Transformer:
     def forget(self, user: int) -> None:
         """Nothing here is kept by user; what weights learned fades."""
 
-    def restart_head(self, head: Literal["event_type", "next_event_s"], generator: torch.Generator) -> None:
+    def restart_head(self, head: SmallHead, generator: torch.Generator) -> None:
         """Let one of the two small heads begin again; the body stays."""
-        layer = {"event_type": self.network.type_head, "next_event_s": self.network.time_head}[head]
+        layer = self._head(head)
         with torch.no_grad():
             noise = torch.randn(layer.weight.shape, generator=generator) * INIT_SCALE
             layer.weight.copy_(
@@ -218,6 +220,14 @@ class Transformer:
             )  # times begin as they are counted
             layer.bias.zero_()
         self._optimizer.restart(layer.parameters())
+
+    def return_head_to(self, earlier: Transformer, head: SmallHead) -> None:
+        """Take one of the two small heads from a copy made earlier; its moments begin again."""
+        self._head(head).load_state_dict(earlier._head(head).state_dict())
+        self._optimizer.restart(self._head(head).parameters())
+
+    def _head(self, head: SmallHead) -> torch.nn.Linear:
+        return {"event_type": self.network.type_head, "next_event_s": self.network.time_head}[head]
 
     def copy(self) -> Transformer:
         """Return another one in the same state, over the same vocabularies."""

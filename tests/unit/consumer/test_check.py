@@ -222,7 +222,7 @@ def test_a_journal_has_a_partition_for_each_worker_that_could_have_work(cluster,
 
 
 def entry(lineage, batch):
-    return encode(Entry(lineage, LearnPlan(batch, True, 0.1, 1, 2, False), ()))
+    return encode(Entry(lineage, LearnPlan(batch, True, 0.1, 1, 2, 0.0, 1, 2, False), ()))
 
 
 def test_an_empty_journal_is_noted(cluster):

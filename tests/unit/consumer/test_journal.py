@@ -14,7 +14,7 @@ ONE, TWO = TopicPartition("events", 0), TopicPartition("events", 1)
 
 
 def entry(batch, **more):
-    plan = LearnPlan(batch, True, 0.1 + batch / 3, 7, 2**62 + batch, False)
+    plan = LearnPlan(batch, True, 0.1 + batch / 3, 7, 9, 0.5, 3, 2**62 + batch, False)
     return Entry("w", plan, (OffsetRange(TWO, 3, 9), OffsetRange(ONE, 0, 5)), **more)
 
 

@@ -11,7 +11,7 @@ from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
 from incremental.adaptation import Adaptation
-from incremental.champion import Champion
+from incremental.champion import Champion, Verdict, verdicts_told
 from incremental.drift import Detection
 from incremental.interventions import intervene
 from incremental.plan import LearnPlan, Measures, active
@@ -30,24 +30,25 @@ SETTINGS = PolicySettings(
     learning_rate_half_life_events=100,
     boost_learning_rate=True,
     restart_mixture=True,
-    champion_every_batches=1,
+    champion_share=1.0,
     champion_events=64,
+    pause_quarantine_for_events=300,
 )
 WORSE = Detection(500, "misses", "adwin", 0.8, 1.0)
 
 
 def plan_of(measures):
-    return LearnPlan(1, True, 0.1, 8, 1, False, **asdict(measures))
+    return LearnPlan(1, True, 0.1, 8, 16, 0.0, 1, 1, False, **asdict(measures))
 
 
 def go_on(adaptation, events, windows=7):
-    adaptation.carried_out(plan_of(adaptation.measures(windows, 1)), events)
+    adaptation.carried_out(plan_of(adaptation.measures(windows)), events)
 
 
 def test_without_an_alarm_nothing_is_done():
     adaptation = Adaptation(SETTINGS)
     adaptation.react([Detection(5, "log_loss", "adwin", 6.0, 6.1)])
-    measures = adaptation.measures(7, 1)
+    measures = adaptation.measures(7)
     assert measures.actions == ()
     assert not any(active(plan_of(measures)).values())
 
@@ -56,15 +57,15 @@ def test_an_alarm_begins_actions_that_last_and_fade():
     adaptation = Adaptation(SETTINGS)
     (told,) = adaptation.react([WORSE])
     assert told.action == "pause_quarantine+short_half_lives+rehearse_recent+boost_learning_rate+restart_mixture"
-    begin = adaptation.measures(7, 1)
+    begin = adaptation.measures(7)
     assert begin.actions == ("keep_champion", *told.action.split("+"))
     assert (begin.learning_rate_factor, begin.half_life_events, begin.rehearse_since) == (3.0, 50.0, 7)
     go_on(adaptation, 100)
-    later = adaptation.measures(9, 1)
+    later = adaptation.measures(9)
     assert (later.actions, later.half_life_events, later.rehearse_since) == ((), 0.0, 7)
     assert later.learning_rate_factor == pytest.approx(2.0)
     go_on(adaptation, 1000)
-    assert not any(active(plan_of(adaptation.measures(9, 1))).values())
+    assert not any(active(plan_of(adaptation.measures(9))).values())
 
 
 def test_the_record_of_a_recovery_is_told_as_it_is():
@@ -75,12 +76,12 @@ def test_the_record_of_a_recovery_is_told_as_it_is():
 def test_after_a_change_of_everything_everyone_is_learned_from_for_a_while():
     settings = SETTINGS.model_copy(update={"pause_quarantine_for_events": 100})
     adaptation = Adaptation(settings)
-    assert adaptation.measures(0, 1).quarantine_above == settings.quarantine_above
+    assert adaptation.measures(0).quarantine_above == settings.quarantine_above
     adaptation.react([WORSE])
     for _ in range(2):
-        assert adaptation.measures(0, 1).quarantine_above == 0.0
+        assert adaptation.measures(0).quarantine_above == 0.0
         go_on(adaptation, 50)
-    assert adaptation.measures(0, 1).quarantine_above == settings.quarantine_above
+    assert adaptation.measures(0).quarantine_above == settings.quarantine_above
 
 
 def test_an_action_is_not_begun_again_before_it_has_rested():
@@ -97,7 +98,7 @@ def test_a_plan_from_elsewhere_is_what_counts():
     then, now = Adaptation(SETTINGS), Adaptation(SETTINGS.model_copy(update={"enabled": False}))
     then.react([WORSE])
     now.react([WORSE])
-    plan = plan_of(then.measures(7, 1))
+    plan = plan_of(then.measures(7))
     then.carried_out(plan, 16)
     now.carried_out(plan, 16)
     assert then.state() == now.state()
@@ -109,8 +110,116 @@ def test_it_goes_through_a_snapshot():
     go_on(one, 16)
     one.react([Detection(600, "next_event_s/pinball", "adwin", 0.0, 2.0)])
     other.load(one.state())
-    assert one.measures(9, 0) == other.measures(9, 0)
-    assert one.measures(9, 0).score_champion
+    assert one.measures(9) == other.measures(9)
+    assert one.measures(9).score_champion
+
+
+def settings_with(**changed):
+    return SETTINGS.model_copy(update=changed)
+
+
+def lossy(part, champion, challenger, error=0.01):
+    return Verdict(part, champion, challenger, error, 100)
+
+
+def test_the_copy_is_scored_on_its_share_of_the_events_whatever_the_micro_batches_hold():
+    for size in (8, 256, 2048):
+        adaptation = Adaptation(settings_with(champion_share=0.25, champion_events=8000))
+        adaptation.order("keep_champion")
+        scored = 0
+        go_on(adaptation, size)
+        while not adaptation.is_time_to_judge:
+            scored += adaptation.measures(7).score_champion * size
+            go_on(adaptation, size)
+        assert 0.2 * 8000 <= scored <= 0.25 * 8000 + size
+
+
+def test_what_was_not_compared_is_not_judged():
+    adaptation = Adaptation(SETTINGS)
+    adaptation.order("keep_champion")
+    go_on(adaptation, 10)
+    adaptation.carried_out(plan_of(Measures()), 10_000)
+    assert not adaptation.is_time_to_judge
+
+
+@pytest.mark.parametrize("policy", [{"enabled": False}, {"roll_back": False}])
+def test_a_switch_that_is_turned_off_ends_what_is_due_and_the_comparison(policy):
+    one, other = Adaptation(SETTINGS), Adaptation(settings_with(**policy))
+    one.react([WORSE])
+    go_on(one, 16)
+    one.react([Detection(600, "next_event_s/pinball", "adwin", 0.0, 2.0)])
+    one.judge([lossy("network", 1.0, 2.0)])
+    other.load(one.state())
+    measures = other.measures(7)
+    assert (
+        measures.actions == ("dismiss_champion",) if "enabled" in policy else ("restart_time_head", "dismiss_champion")
+    )
+    assert not measures.score_champion
+    assert not other.is_time_to_judge
+    go_on(other, 16)
+    assert not other.guarded
+    assert other.measures(7).actions == ()
+
+
+def test_a_copy_that_may_not_be_kept_any_more_is_dismissed():
+    one, other = Adaptation(SETTINGS), Adaptation(settings_with(roll_back=False))
+    one.react([WORSE])
+    go_on(one, 1000)
+    other.load(one.state())
+    assert one.is_time_to_judge is False  # nothing has been compared
+    assert other.measures(7).actions == ("dismiss_champion",)
+
+
+def test_an_action_ordered_beside_a_return_has_a_copy_of_its_own_and_lasts():
+    adaptation = Adaptation(settings_with(cool_down_events=1))
+    adaptation.react([WORSE])
+    go_on(adaptation, 16)
+    adaptation.judge([lossy("network", 1.0, 2.0)])
+    adaptation.react([WORSE])
+    plan = plan_of(adaptation.measures(9))
+    assert plan.actions[:3] == ("roll_back_network", "dismiss_champion", "keep_champion")
+    assert "boost_learning_rate" in plan.actions[3:]
+    assert (plan.learning_rate_factor, plan.rehearse_since, plan.quarantine_paused) == (3.0, 9, True)
+    adaptation.carried_out(plan, 16)
+    later = adaptation.measures(11)
+    assert (later.rehearse_since, later.quarantine_above) == (9, 0.0)
+    assert later.learning_rate_factor > 2.5
+    assert adaptation.guarded
+
+
+def test_a_return_ends_what_was_under_way():
+    adaptation = Adaptation(SETTINGS)
+    adaptation.react([WORSE])
+    go_on(adaptation, 16)
+    adaptation.judge([lossy("network", 1.0, 2.0)])
+    for _ in range(2):  # with the return and after it
+        assert not any(active(plan_of(adaptation.measures(7))).values())
+        go_on(adaptation, 16)
+
+
+def test_a_later_action_gives_the_copy_as_much_time_again():
+    adaptation = Adaptation(SETTINGS)
+    adaptation.order("keep_champion")
+    go_on(adaptation, 60)
+    adaptation.order("boost_learning_rate")
+    go_on(adaptation, 10)
+    go_on(adaptation, 50)
+    assert not adaptation.is_time_to_judge
+    go_on(adaptation, 10)
+    assert adaptation.is_time_to_judge
+
+
+@pytest.mark.parametrize(("error", "undone"), [(0.0, True), (0.04, True), (0.06, False)])
+def test_a_copy_must_be_better_by_more_than_chance(error, undone):
+    assert lossy("network", 1.0, 1.1, error).undone is undone
+
+
+def test_what_a_comparison_came_to_is_told():
+    told = verdicts_told([lossy("network", 1.0, 2.0), lossy("ranker", 2.0, 1.0), Verdict("type_head", 0, 0, 0, 0)], 77)
+    assert [(one.event, one.signal, one.action) for one in told] == [
+        (77, "champion/network", "roll_back_network"),
+        (77, "champion/ranker", "keep"),
+    ]
 
 
 # --- carried out by the learner
@@ -118,7 +227,7 @@ def test_it_goes_through_a_snapshot():
 
 def worker_with(**policy):
     every = dict.fromkeys((*NEW_WORLD, "restart_heads", "roll_back"), True)
-    return Worker(small_settings(policy=every | {"champion_every_batches": 1, "champion_events": 64} | policy))
+    return Worker(small_settings(policy=every | {"champion_share": 1.0, "champion_events": 64} | policy))
 
 
 def test_each_action_changes_what_it_is_about():
@@ -182,19 +291,74 @@ def test_recent_rehearsal_leaves_older_windows_alone():
     assert worker.step(random_events(16, seed=6, items=10)).plan.rehearse_since == step.plan.rehearse_since
 
 
-def test_weights_that_an_action_has_spoiled_are_rolled_back():
-    worker = worker_with(learning_rate_factor=10.0)
+def spoiled(worker):
+    """A worker whose network an action has spoiled; returns the copy that was kept, and the steps up to the verdict."""
     worker.run(random_events(640, items=10))
-    worker.learner.settings = worker.learner.settings.model_copy(update={"learning_rate": 10.0})
+    usual = worker.learner.settings
+    worker.learner.settings = usual.model_copy(update={"learning_rate": 10.0})
     for action in ("keep_champion", "boost_learning_rate"):
         worker.learner.adaptation.order(action)
     worker.step(random_events(16, seed=5, items=10))
-    kept = worker.learner.champion
-    verdicts = [v for step in worker.run(random_events(96, seed=6, items=10)) for v in step.learned.verdicts]
-    assert [v.undone for v in verdicts if v.part == "network"] == [True]
-    assert all(type(number) is float for v in verdicts for number in (v.champion, v.challenger))  # JSON takes no other
+    kept, steps = worker.learner.champion, []
+    while not steps or not steps[-1].learned.verdicts:
+        steps.append(worker.step(random_events(16, seed=6 + len(steps), items=10)))
+    worker.learner.settings = usual.model_copy(update={"learning_rate": 1e-12})
+    return kept, steps
+
+
+def test_weights_that_an_action_has_spoiled_are_rolled_back():
+    worker = worker_with(learning_rate_factor=10.0)
+    kept, steps = spoiled(worker)
+    verdicts = {v.part: v for v in steps[-1].learned.verdicts}
+    assert verdicts["network"].undone
+    assert all(type(number) is float for v in verdicts.values() for number in (v.champion, v.challenger, v.error))
+    weight = worker.model.transformer.network.blocks[0].feed_up.weight
+    earlier = kept._network.network.blocks[0].feed_up.weight
+    assert not torch.allclose(weight, earlier, atol=1e-3)
+    step = worker.step(random_events(16, seed=77, items=10))
+    assert step.plan.actions[0] == "roll_back_network"
+    assert step.plan.actions[-1] == "dismiss_champion"
+    assert step.plan.learning_rate_factor == 1.0
+    assert torch.allclose(weight, earlier, atol=1e-6)
     assert worker.learner.champion is None
-    assert kept is not None
+
+
+def test_a_head_that_was_better_before_returns_and_the_rest_stays():
+    worker = worker_with(restart_heads=True)
+    worker.run(random_events(320, items=10))
+    model = worker.model
+    champion = Champion(model)
+    heads = {"type_head": model.transformer.network.type_head, "time_head": model.transformer.network.time_head}
+    with torch.no_grad():
+        for layer in heads.values():
+            layer.weight += 3.0 * torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1))
+    body = model.transformer.network.blocks[0].out.weight.detach().clone()
+    worker.learner.champion = champion
+    for seed in range(5):
+        events = random_events(32, seed=50 + seed, items=10)
+        staged, scores, _ = worker.look(events)
+        champion.score(staged.contexts, scores)
+    verdicts = {v.part: v for v in champion.verdicts()}
+    assert verdicts["type_head"].undone
+    assert verdicts["time_head"].undone
+    assert not verdicts["network"].undone
+    intervene(model, champion, plan_of(Measures(actions=("roll_back_type_head", "roll_back_time_head"))), 1)
+    for name, layer in heads.items():
+        assert torch.equal(layer.weight, getattr(champion._network.network, name).weight)
+    assert torch.equal(model.transformer.network.blocks[0].out.weight, body)
+
+
+def test_the_error_of_a_comparison_is_that_of_the_paired_difference():
+    champion = Champion(worker_with().model)
+    draw = np.random.default_rng(1)
+    earlier, present = draw.random(50), draw.random(50)
+    champion._add("ranker", earlier[:20], present[:20])
+    champion._add("ranker", earlier[20:], present[20:])
+    (verdict,) = (v for v in champion.verdicts() if v.part == "ranker")
+    difference = np.log(earlier) - np.log(present)
+    assert verdict.challenger - verdict.champion == pytest.approx(difference.mean())
+    assert verdict.error == pytest.approx(difference.std(ddof=1) / 50**0.5)
+    assert verdict.scored == 50
 
 
 def test_a_return_restores_the_weights_and_leaves_newer_items_theirs():
@@ -215,9 +379,7 @@ def test_a_return_restores_the_weights_and_leaves_newer_items_theirs():
 
 
 def test_items_that_came_after_the_copy_may_go_again():
-    worker = Worker(
-        small_settings(model={"max_items": 20}, policy={"champion_every_batches": 1, "champion_events": 9999})
-    )
+    worker = Worker(small_settings(model={"max_items": 20}, policy={"champion_share": 1.0, "champion_events": 9999}))
     worker.run(random_events(160, items=20))
     worker.learner.adaptation.order("keep_champion")
     steps = worker.run(random_events(320, seed=2, items=300))

@@ -259,8 +259,8 @@ def test_states_are_shown_what_will_be_learned_and_nothing_else():
 
 def test_states_are_not_shown_what_users_in_quarantine_do():
     worker = Worker()
-    users = [f"u{n % 9}" for n in range(90)] + ["bot"] * 60
-    loss = np.array([2.0] * 90 + [9.0] * 60)
+    users = [f"u{n % 25}" for n in range(250)] + ["bot"] * 60
+    loss = np.array([2.0] * 250 + [9.0] * 60)
     worker.learner.quarantine.learn(np.array([key64(user) for user in users]), loss)
     events = [event("u1", 1), event("bot", 2), event("u2", 3)]
     assert shown(worker, events, quarantine_above=3.0) == [True, False, True]

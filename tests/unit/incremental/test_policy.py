@@ -1,6 +1,6 @@
 import pytest
 
-from incremental.policy import GUARDED, NEW_WORLD, TABLE, UNASKED, respond, size
+from incremental.policy import GUARDED, NEW_WORLD, RETURNS, TABLE, UNASKED, allowed, respond, size
 from incremental.settings import PolicySettings
 
 ALL = PolicySettings(**{name: True for name, field in PolicySettings.model_fields.items() if field.annotation is bool})
@@ -16,6 +16,17 @@ def test_a_large_rise_calls_for_more_than_a_small_one():
 def test_of_misses_the_share_of_lost_hits_counts():
     assert size("misses", 0.8, 0.98) == pytest.approx(0.9)
     assert size("log_loss", 6.0, 7.5) == 1.5
+
+
+def test_where_hits_are_rare_their_loss_calls_for_nothing():
+    assert size("lost_hits", 0.96, 1.0) == 0.0
+    assert size("lost_hits", 0.94, 1.0) == pytest.approx(1.0)
+
+
+def test_a_copy_may_be_dismissed_whatever_is_switched_off():
+    off = PolicySettings(enabled=False, roll_back=False)
+    assert allowed("dismiss_champion", off)
+    assert not any(allowed(action, off) for action in (*RETURNS.values(), *NEW_WORLD, "keep_champion"))
 
 
 @pytest.mark.parametrize("rule", TABLE)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from incremental.quarantine import LEAST, WINDOW, Quarantine, among
+from incremental.quarantine import LEAST, LEAST_USERS, WINDOW, Quarantine, among
 
 
 def after(users, losses):
@@ -25,6 +25,24 @@ def test_nobody_is_left_out_where_everybody_is_hard_to_predict():
 def test_nor_who_acts_little():
     users = [1] * (LEAST - 1) + list(range(10, 108)) * 8
     assert after(users, [9.0] * (LEAST - 1) + [6.0] * 784).users(1.0).tolist() == []
+
+
+def test_nor_anybody_where_there_are_too_few_for_a_norm():
+    users = [1] * 200 + list(range(10, 10 + LEAST_USERS - 2)) * 8
+    losses = [9.0] * 200 + [6.0] * (len(users) - 200)
+    assert after(users, losses).users(1.0).tolist() == []
+    users, losses = [*users, *[999] * 8], [*losses, *[6.0] * 8]
+    assert after(users, losses).users(1.0).tolist() == [1]
+
+
+def test_nor_who_stands_out_no_more_than_users_differ():
+    """Users of all sorts: the hardest to predict is one nat above the median, and nobody is a stranger."""
+    draw = np.random.default_rng(3)
+    users = np.repeat(np.arange(40), 51)
+    losses = np.linspace(5.0, 7.0, 40)[users] + 0.1 * draw.standard_normal(len(users))
+    assert after(users, losses).users(0.75).tolist() == []
+    losses[users == 7] += 4.0
+    assert after(users, losses).users(0.75).tolist() == [7]
 
 
 def test_only_a_window_counts_and_it_goes_through_a_snapshot():
