@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from consumer.ports import Past, Record
     from incremental.plan import LearnPlan
 
-VERSION = 1
+VERSION = 2
 READ_AT_ONCE = 1000
 
 

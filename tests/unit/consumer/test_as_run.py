@@ -16,6 +16,8 @@ from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
 from incremental.policy import NEW_WORLD
+from incremental.settings import LearningSettings
+from model.settings import OPERATIONAL
 
 
 @pytest.fixture
@@ -365,8 +367,10 @@ def test_the_lineages_own_folder_is_not_written_to(stream, wired):
         replay_lineage(wired.settings, AsRunOptions(save=wired.folder / "state"), stream.clock, wired.past)
 
 
-def test_what_the_policy_did_is_redone_from_the_journal(stream):
+def test_what_the_policy_did_is_redone_from_the_journal():
     """Live, after kill -9 behind a snapshot that holds a copy of the weights, and as-run: the same bytes."""
+    stream = Stream(small_settings(policy={"restart_items": True, "restart_ranker": True}))
+    stream.put_events(EVENTS)
     stream.pipeline.step()
     save(stream)
     for action in ("keep_champion", *NEW_WORLD, "restart_type_head"):
@@ -384,3 +388,20 @@ def test_what_the_policy_did_is_redone_from_the_journal(stream):
     assert_same(as_run(stream), stream.parts)
     other = small_settings(policy={"enabled": False})
     assert_same(as_run(stream, settings=other), stream.parts)  # what counts is what the plans say
+
+
+def test_a_redo_learns_as_it_was_planned_whatever_the_settings_of_learning_are_by_then(stream):
+    """Every operational setting of learning is another, and only the numbers in the plans decide."""
+    stream.drain()
+    section = LearningSettings.model_fields
+    other = {
+        "enabled": False,
+        "learning_rate": 1.0,
+        "learning_rate_decay_steps": 1.0,
+        "learning_rate_floor": 1.0,
+        "rehearsal_windows": 3,
+        "rehearsal_recent_share": 0.5,
+        "rehearsal_recent_windows": 2,
+    }
+    assert other.keys() == {name for name, field in section.items() if field.json_schema_extra == OPERATIONAL}
+    assert_same(as_run(stream, settings=small_settings(learning=other)), stream.parts)

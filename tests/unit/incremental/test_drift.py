@@ -144,6 +144,25 @@ def test_only_what_a_detector_said_is_an_alarm():
     assert not Detection(1, "recovered", "log_loss", 2.0, 1.0).is_alarm
 
 
+@pytest.mark.parametrize("after", range(1, 7))
+def test_what_was_lost_is_known_also_where_the_misses_have_gone_off_by_themselves(after):
+    """The alarm on the misses begins them anew: what they were before it, and the blocks since, are still told."""
+    monitor, restored = (DriftMonitor([KNOWN_MISSES, LOST_HITS]) for _ in range(2))
+    usual = (np.arange(BLOCK_EVENTS * 100) % 2).astype(float)
+    monitor.update({KNOWN_MISSES: usual}, 0)
+    alarms = 0
+    while not alarms:
+        alarms = len(monitor.update({KNOWN_MISSES: np.ones(BLOCK_EVENTS)}, 1))
+    for _ in range(after):
+        monitor.update({KNOWN_MISSES: np.ones(BLOCK_EVENTS)}, 2)
+    restored.load_state(monitor.state())
+    for one in (monitor, restored):
+        assert one._lost_hits() == (pytest.approx(0.5), pytest.approx(1.0))
+    for _ in range(7):
+        monitor.update({KNOWN_MISSES: np.ones(BLOCK_EVENTS)}, 3)
+    assert monitor._lost_hits() is None
+
+
 @pytest.mark.parametrize(("affected", "share"), [(1.0, 1.0), (0.5, 0.5)])
 def test_a_sudden_change_is_told_by_the_hits_that_are_lost(affected, share):
     draw = np.random.default_rng(2)
