@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from consumer.errors import StateError
-from consumer.journal import READ_AT_ONCE, Entry, Gain, Journal, decode, encode
+from consumer.journal import READ_AT_ONCE, VERSION, Entry, Gain, Journal, decode, encode
 from consumer.memory_io import MemoryLog, MemoryPast
 from consumer.ports import OffsetRange, TopicPartition
 from incremental.plan import LearnPlan
@@ -70,7 +70,7 @@ def test_it_goes_to_its_lineages_partition():
         b"no json",
         b"[]",
         b"{}",
-        b'{"version": 1}',
+        b'{"version": 2}',
         encode(entry(1)).replace(b'"seed"', b'"sead"'),
         encode(entry(1)).replace(b'["events",1,3,9]', b'["events",1,3]'),
     ],
@@ -81,8 +81,8 @@ def test_what_is_no_entry_is_told_from_one(value):
 
 
 def test_another_version_is_told():
-    with pytest.raises(StateError, match="version 2, this program reads 1"):
-        decode(encode(entry(1)).replace(b'"version":1', b'"version":2'))
+    with pytest.raises(StateError, match=f"version 1, this program reads {VERSION}"):
+        decode(encode(entry(1)).replace(b'"version":%d' % VERSION, b'"version":1'))
 
 
 def test_what_is_behind_a_micro_batch_comes_in_order_with_its_offset(stage):
