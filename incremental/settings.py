@@ -100,7 +100,7 @@ class PolicySettings(Section):
     """Let the ranker begin again as the mixture's own order."""
     restart_items: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Let the network's item embeddings, which are its head for items too, begin again."""
-    restart_heads: bool = Field(True, json_schema_extra=OPERATIONAL)
+    restart_heads: bool = Field(False, json_schema_extra=OPERATIONAL)
     """Let the network's head for event types, or for times, begin again where that head's loss rose."""
     quarantine: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Do not learn from users who act much and cost far more log-loss than others, such as bots: ..."""

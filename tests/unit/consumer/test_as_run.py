@@ -369,7 +369,7 @@ def test_the_lineages_own_folder_is_not_written_to(stream, wired):
 
 def test_what_the_policy_did_is_redone_from_the_journal():
     """Live, after kill -9 behind a snapshot that holds a copy of the weights, and as-run: the same bytes."""
-    stream = Stream(small_settings(policy={"restart_items": True, "restart_ranker": True}))
+    stream = Stream(small_settings(policy={"restart_items": True, "restart_ranker": True, "restart_heads": True}))
     stream.put_events(EVENTS)
     stream.pipeline.step()
     save(stream)

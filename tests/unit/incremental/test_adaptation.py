@@ -30,6 +30,7 @@ SETTINGS = PolicySettings(
     learning_rate_half_life_events=100,
     boost_learning_rate=True,
     restart_mixture=True,
+    restart_heads=True,
     champion_share=1.0,
     champion_events=64,
     pause_quarantine_for_events=300,
