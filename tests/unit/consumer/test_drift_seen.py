@@ -12,6 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support import Stream, event, small_settings
 
+from consumer.account import Account
+from consumer.report_words import mark_of
+
 CHANGE, BACK, END = 2560, 2944, 3584
 BATCH, STEP_S = 64, 5.0
 ALARM, RECOVERY = 2944, 3072
@@ -116,6 +119,19 @@ def test_who_does_not_watch_is_not_degraded_for_ever(stream):
     blind.worker.save()
     assert blind.snapshots.newest().worker().take("evaluation").take("degradation").values["since"] is None
     assert value(again(blind, settings()), "degraded") == 0
+
+
+def test_the_report_counts_the_events_of_its_process(stream):
+    account = Account(stream.clock)
+    for report in steps(stream, END):
+        account.note(stream.pipeline, report)
+    summary = account.summary(stream.settings, stream.pipeline)
+    assert summary["events"] == END - CHANGE
+    marks = {mark_of(one["signal"], one["action"]): one["event"] for one in summary["drift"]}
+    assert marks["recovered"] == RECOVERY - CHANGE
+    told = stream.bodies("drift")
+    assert [one["event"] for one in summary["drift"]] == [one["event"] - CHANGE for one in told]
+    assert max(one["event"] for one in summary["drift"]) < summary["events"]
 
 
 def test_detectors_do_not_see_users_in_quarantine():
