@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,9 @@ class Account:
         self.track = Track(clock)
 
     def note(self, pipeline: Pipeline, report: StepReport) -> None:
-        """Take note of a step."""
-        self._detections += report.detections
+        """Take note of a step. Detections tell the events of the lineage; here those of this process are counted."""
+        before = pipeline.parts.events - pipeline.events
+        self._detections += [replace(found, event=found.event - before) for found in report.detections]
         self.track.note(pipeline)
 
     def summary(self, settings: Settings, pipeline: Pipeline) -> dict[str, Any]:

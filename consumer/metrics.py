@@ -66,7 +66,7 @@ GAUGES: Mapping[str, Declared] = {
     "prequential_log_loss": ("Mean log loss of a method in nats.", ("head", "method")),
     "mixture_weight": ("Weight of a component in the mixture.", ("component",)),
     "adaptation_active": ("Whether a lasting action of the policy is under way.", ("action",)),
-    "degraded": ("1 from an alarm on the log loss until the model has recovered, else 0.", ()),
+    "degraded": ("1 from an alarm on the log loss until it is back, or its new level is the usual one; else 0.", ()),
     "users": ("Users with a retained history.", ()),
     "items": ("Items in the vocabulary.", ()),
     "watchdog_age_seconds": ("Time since the loop last showed that it moves.", ()),
@@ -84,7 +84,7 @@ HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "event_to_prediction_seconds": ("From an event's own time to the commit of its prediction.", (), _LATENCIES),
     "record_to_prediction_seconds": ("From a record's broker timestamp to the commit.", (), _LATENCIES),
     "drift_recovery_events": ("Events from an alarm on the log loss until the model was back.", (), _RECOVERIES),
-    "drift_recovery_seconds": ("Time from an alarm on the log loss until the model was back.", (), _LATENCIES),
+    "drift_recovery_seconds": ("Time from an alarm in this process until the model was back.", (), _LATENCIES),
     "snapshot_duration_seconds": ("Time to write a snapshot.", (), _SAVES),
 }
 
@@ -112,7 +112,7 @@ class Metrics:
         self._info = Info(PREFIX + "build", "Versions of what runs.", registry=self._registry)
         self._labels = _BoundedLabels(MAX_LABELS)
         self._partitions: frozenset[TopicPartition] = frozenset()
-        self._degraded_at: float | None = None
+        self._worse: tuple[int, float] | None = None  # event and time of the latest alarm that recovery is counted from
         self._saved_at = clock.monotonic()
         self._gauges["snapshot_age_seconds"].set_function(lambda: clock.monotonic() - self._saved_at)
         ProcessCollector(registry=self._registry)
@@ -222,19 +222,19 @@ class Metrics:
             self._gauges["adaptation_active"].labels(self._labels.admit("action", action)).set(on)
         self._counters["quarantined_events"].inc(quarantined)
 
-    def degraded(self, *, now: bool) -> None:
-        """Whether the model is worse than before an alarm."""
-        self._gauges["degraded"].set(now)
-        if not now:
-            self._degraded_at = None
-        elif self._degraded_at is None:
-            self._degraded_at = self._clock.monotonic()
+    def watch_degraded(self, is_degraded: Callable[[], bool]) -> None:
+        """Ask at every scrape whether the model is worse than before an alarm: a restored state knows before any step."""
+        self._gauges["degraded"].set_function(is_degraded)
 
-    def recovered_from_drift(self, events: int) -> None:
-        """The model is back where it was, so many events after the alarm; to be called before `degraded`."""
+    def worse_since(self, event: int) -> None:
+        """An alarm of this moment, at this event, says that the model is worse than before."""
+        self._worse = event, self._clock.monotonic()
+
+    def recovered_from_drift(self, since: int, events: int) -> None:
+        """The model is back where it was, so many events after the alarm at event `since`."""
         self._histograms["drift_recovery_events"].observe(float(events))
-        if self._degraded_at is not None:  # else the alarm was before this process
-            self._histograms["drift_recovery_seconds"].observe(self._clock.monotonic() - self._degraded_at)
+        if self._worse is not None and self._worse[0] == since:  # else the alarm was before this process, or in a redo
+            self._histograms["drift_recovery_seconds"].observe(self._clock.monotonic() - self._worse[1])
 
     # --- state
 

@@ -95,6 +95,7 @@ class Parts:
         self.unsent: list[Detection] = []  # of the last micro-batch: they leave with the next
         self.rejected: Counter[str] = Counter()
         self.next_offsets: dict[TopicPartition, int] = {}
+        metrics.watch_degraded(lambda: self.evaluation.degradation.since is not None)
         metrics.build_info({name: version(name) for name in ("tidemill", "torch", "kafka-python")})
 
     @property
@@ -253,13 +254,15 @@ class Parts:
 
     def report_drift(self, learned: Learned, plan: LearnPlan) -> None:
         """Tell what was detected, what is done about it, and what came of that."""
+        degradation = self.evaluation.degradation
         for found in self.unsent:
             log.info("drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action)
             if found.is_alarm:
                 self.metrics.drift(found.signal, found.segment)
             elif found.signal == RECOVERED:
-                self.metrics.recovered_from_drift(self.evaluation.degradation.lasted)
-        self.metrics.degraded(now=self.evaluation.degradation.since is not None)
+                self.metrics.recovered_from_drift(found.event - degradation.lasted, degradation.lasted)
+            if found.event == degradation.since:
+                self.metrics.worse_since(found.event)
         self.metrics.adapted(plan.actions, active(plan), learned.quarantined)
 
     def report_quality(self) -> None:

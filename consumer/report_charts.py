@@ -19,7 +19,7 @@ COLOURS = 8
 _SERIES = [f"#0200{index:02x}" for index in range(COLOURS)]
 _VARIABLES |= {colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)}
 
-MARK_STYLES = {"policy acted": "-", "recovered": ":"}
+MARK_STYLES = {"policy acted": "-", "recovered": ":", "not recovered": "-."}
 """Of marks that are not dashed."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from incremental.signals import NEARBY
+
 BASELINES = ("markov", "own_recent", "own_frequent", "recent_popularity", "popularity")
 
 COMPONENT = "One of the model's components, alone."
@@ -31,13 +33,14 @@ GUESSES = {"item": "next item", "event_type": "event type"}
 
 SIGNALS = {
     "log_loss": "log-loss of the model (nats)",
-    "misses/known": "the same, of users with a long history",
-    "lost_hits": "the same, when most of their events became harder at once",
+    "misses/known": "share of events of users with a long history whose item was not among the first ten",
+    "lost_hits": "share of events of users with a long history whose item was not among the first ten, "
+    "told because most of them became harder at once",
     "misses": "share of events whose item was not among the first ten",
     "unknown": "share of events with an unknown item",
     "event_type": "surprise of the event types (nats)",
     "time_gap": "surprise of the times between events (nats)",
-    "active_users": "chance that two events are of one user",
+    "active_users": f"share of the {NEARBY} events before an event that are of its user",
     "event_type/log_loss": "log-loss of the next event type (nats)",
     "next_event_s/pinball": "loss of the time to the next event (log-seconds)",
     "segment/log_loss": "log-loss of the mixture in a segment (nats)",
@@ -47,7 +50,8 @@ SIGNALS = {
     "not_recovered": "the log-loss is not back, and taken for usual from now on (nats)",
 }
 
-ALARM_MARK, ACTION_MARK, RECOVERY_MARK = "drift detected", "policy acted", "recovered"
+ALARM_MARK, ACTION_MARK = "drift detected", "policy acted"
+END_MARKS = {"recovered": "recovered", "not_recovered": "not recovered"}
 """Kinds of vertical marks on the quality curve."""
 
 
@@ -55,9 +59,7 @@ def mark_of(signal: str, action: str) -> str | None:
     """Return the kind of mark of a drift record; None where nothing was found and nothing done."""
     if action == "keep":
         return None
-    if signal == "recovered":
-        return RECOVERY_MARK
-    return ALARM_MARK if action == "observe" or signal == "not_recovered" else ACTION_MARK
+    return END_MARKS.get(signal, ALARM_MARK if action == "observe" else ACTION_MARK)
 
 
 def in_words(action: str) -> str:

@@ -130,10 +130,10 @@ class Evaluation:
         return state
 
     def load(self, state: State) -> None:
-        """Become what `state` holds."""
+        """Become what `state` holds; where nothing is watched, nothing is degraded: it would never end."""
         self.signals.load(state.take("signals"))
-        self.degradation.load(state.take("degradation"))
         if self.drift is not None:
+            self.degradation.load(state.take("degradation"))
             self.drift.load_state(state.values["drift"])
         if self._segments is not None and "segments" in state.values:
             self._segments.load(state.take("segments"))

@@ -8,8 +8,8 @@
 `event_type`, `time_gap`              surprise of the event's type, and of the time since the user's previous event
                                       (in half-octaves), under how often each was seen over the last tens of thousands
                                       of events: it rises when the distribution changes
-`active_users`                        chance that another event of the micro-batch is of the same user: it rises when
-                                      fewer users make more of the traffic
+`active_users`                        share of the NEARBY events before it that are of the same user: it rises when fewer
+                                      users make more of the traffic
 `event_type/log_loss`, `next_event_s/pinball`  losses of the two other heads
 """
 
@@ -18,9 +18,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from incremental.drift import KNOWN_MISSES, LOST_HITS
 from incremental.outcomes import IGNORED, SCORED
+from incremental.quarantine import NOBODY
 from model.state import State
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ OURS = "tidemill"
 GAPS = 64
 LISTED = 10
 HALF_LIFE_EVENTS = 20_000.0
+NEARBY = 256
 PRIOR = 1.0
 """Added to every count of a distribution: what was never seen is strange, not impossible."""
 
@@ -56,11 +59,12 @@ def names(components: Sequence[str]) -> list[str]:
 
 
 class Signals:
-    """Computes the signals; keeps the two distributions that events are compared with."""
+    """Computes the signals; keeps the two distributions, and the latest users, that events are compared with."""
 
     def __init__(self, components: Sequence[str], types: int) -> None:
         self._components = list(components)
         self._types, self._gaps = Surprise(types), Surprise(GAPS)
+        self._nearby = Nearby()
 
     def values(
         self,
@@ -83,7 +87,7 @@ class Signals:
             "unknown": (~observed.admitted_B[counted_B]).astype(np.float64),
             "event_type": self._types.update(type_B[counted_B]),
             "time_gap": self._gaps.update(bucket_B),
-            "active_users": share_of_same(observed.user_B[counted_B]),
+            "active_users": self._nearby.update(observed.user_B[counted_B]),
         }
         if OURS in outcomes.items:
             values |= _of_ours(outcomes.items[OURS], scored_B, known_B)
@@ -98,12 +102,14 @@ class Signals:
         return values
 
     def state(self) -> State:
-        """Return both distributions."""
-        return State({"types": self._types.counts.copy(), "gaps": self._gaps.counts.copy()})
+        """Return both distributions and the latest users."""
+        arrays = {"types": self._types.counts.copy(), "gaps": self._gaps.counts.copy()}
+        return State(arrays | {"users": self._nearby.users.copy()})
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self._types.counts, self._gaps.counts = state.arrays["types"].copy(), state.arrays["gaps"].copy()
+        self._nearby.users = state.arrays.get("users", NOBODY).copy()  # snapshots had none before
 
 
 def _of_ours(ours: ItemOutcomes, scored_B: Bool, known_B: Bool) -> dict[str, Float64]:
@@ -127,10 +133,18 @@ class Surprise:
         return surprise
 
 
-def share_of_same(user_B: Int64) -> Float64:
-    """Return per event the share of the other events that are of the same user; nothing where there is no other."""
-    if len(user_B) < 2:
-        return np.zeros(0)
-    _, index_B, count = np.unique(user_B, return_inverse=True, return_counts=True)
-    share: Float64 = (count[index_B].astype(np.float64) - 1.0) / (len(user_B) - 1.0)
-    return share
+class Nearby:
+    """How many of the NEARBY events before an event are of its user, wherever micro-batches begin and end."""
+
+    def __init__(self) -> None:
+        self.users = NOBODY  # of the latest events
+
+    def update(self, user_B: Int64) -> Float64:
+        """Return the share for each event that has so many before it."""
+        users = np.concatenate([self.users, user_B])
+        self.users = users[-NEARBY:]
+        if len(users) <= NEARBY:
+            return np.zeros(0)
+        before_BN = sliding_window_view(users[:-1], NEARBY)
+        share: Float64 = (before_BN == users[NEARBY:, None]).mean(axis=1)
+        return share

@@ -158,21 +158,28 @@ def test_what_the_policy_does_and_how_long_the_recovery_takes(metrics: Metrics, 
     assert value(metrics, "adaptations_total", action="keep_champion") == 1
     assert value(metrics, "adaptation_active", action="short_half_lives") == 0
     assert value(metrics, "quarantined_events_total") == 7
-    metrics.degraded(now=True)
+    metrics.worse_since(100)
     clock.advance(20)
-    metrics.degraded(now=True)
-    assert value(metrics, "degraded") == 1
-    metrics.recovered_from_drift(6000)
-    metrics.degraded(now=False)
-    assert value(metrics, "degraded") == 0
+    metrics.recovered_from_drift(100, 6000)
     assert value(metrics, "drift_recovery_seconds_sum") == 20
     assert value(metrics, "drift_recovery_events_bucket", le="10000.0") == 1
 
 
-def test_a_recovery_from_before_this_process_has_no_seconds(metrics: Metrics) -> None:
-    metrics.recovered_from_drift(6000)
-    assert value(metrics, "drift_recovery_events_count") == 1
+def test_a_recovery_from_an_alarm_that_was_not_seen_has_no_seconds(metrics: Metrics) -> None:
+    metrics.recovered_from_drift(100, 6000)
+    metrics.worse_since(9000)
+    metrics.recovered_from_drift(9500, 1000)  # its alarm came in a redo
+    assert value(metrics, "drift_recovery_events_count") == 2
     assert value(metrics, "drift_recovery_seconds_count") == 0
+
+
+def test_whether_it_is_degraded_is_asked_at_every_scrape(metrics: Metrics) -> None:
+    assert value(metrics, "degraded") == 0
+    since: list[int] = []
+    metrics.watch_degraded(lambda: bool(since))
+    assert value(metrics, "degraded") == 0
+    since.append(5)
+    assert value(metrics, "degraded") == 1
 
 
 def test_the_age_of_the_snapshot_grows_until_one_is_saved(metrics: Metrics, clock: ManualClock) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from consumer.errors import ConfigError
 from consumer.report import ReportSeries, render_page, write_report
-from consumer.report_charts import Lines, colour_index, line_chart
+from consumer.report_charts import MARK_STYLES, Lines, colour_index, line_chart
+from consumer.report_words import ALARM_MARK, SIGNALS, mark_of, signal_in_words
+from incremental.signals import names
 
 ROW = {"hr@10": 0.2, "ndcg@10": 0.1, "mrr@10": 0.08, "recall@20": 0.3, "mrr@20": 0.09, "log_loss": 6.0}
 WORSE = {name: value / 2 if name != "log_loss" else 7.0 for name, value in ROW.items()}
@@ -129,14 +131,32 @@ def test_alarms_actions_and_recoveries_are_marked_apart():
             (2000, "log_loss/markov", "observe"),
             (4000, "misses", "short_half_lives+rehearse_recent"),
             (9000, "recovered", "after 5000 events"),
+            (9500, "not_recovered", "after 200000 events"),
         )
     ]
     drift.append({**drift[0], "signal": "segment/log_loss", "segment": "a<b"})
     words = " ".join(Tags(render_page(a_summary(drift=drift), SERIES)).words)
-    for text in ("drift detected", "policy acted", "recovered", "log-loss of markov alone (nats)", "after 5000 events"):
+    for text in (
+        *("drift detected", "policy acted", "recovered", "not recovered", "after 5000 events"),
+        *("log-loss of markov alone (nats)", "log-loss of the mixture in a segment (nats): a<b"),
+    ):
         assert text in words
-    for text in ("log-loss of the mixture in a segment (nats): a<b",):
-        assert text in words
+
+
+def test_every_kind_of_mark_has_a_line_of_its_own():
+    records = {"log_loss": "observe", "misses": "restart_mixture"}
+    records |= {"recovered": "after 5 events", "not_recovered": "after 5 events"}
+    kinds = {mark_of(signal, action) for signal, action in records.items()}
+    assert len(kinds) == 4
+    assert kinds - set(MARK_STYLES) == {ALARM_MARK}
+    assert len(set(MARK_STYLES.values())) == len(MARK_STYLES)
+    assert mark_of("champion/network", "keep") is None
+
+
+def test_every_signal_has_words_that_stand_alone():
+    for signal in {*names(["markov"]), *SIGNALS}:
+        assert signal_in_words(signal) != signal
+        assert "the same," not in signal_in_words(signal)
 
 
 def test_the_headline_compares_with_the_best_baseline_not_with_a_component(page):

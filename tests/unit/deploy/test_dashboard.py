@@ -32,7 +32,7 @@ SAMPLES: dict[str, set[str]] = (
 )
 SCRAPED = {"instance", "job"}
 WORDS = {
-    *("min_over_time", "sum", "avg", "max", "min", "by", "and", "rate", "increase", "deriv", "changes"),
+    *("sum_over_time", "sum", "avg", "max", "min", "by", "and", "rate", "increase", "deriv", "changes"),
     *("histogram_quantile", "label_values"),
 }
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from incremental.drift import DriftMonitor
 from incremental.outcomes import FIRST, IGNORED, SCORED, ItemOutcomes, Observed, Outcomes, TimeOutcomes, TypeOutcomes
-from incremental.signals import Signals, Surprise, names, share_of_same
+from incremental.signals import NEARBY, Nearby, Signals, Surprise, names
 
 
 def test_signals_are_told_of_the_events_that_they_are_about():
@@ -30,7 +31,7 @@ def test_signals_are_told_of_the_events_that_they_are_about():
     assert values["misses/known"].tolist() == [1.0]
     assert values["lost_hits"].tolist() == [4.0]
     assert values["unknown"].tolist() == [0.0, 1.0, 0.0]
-    assert values["active_users"].tolist() == [0.5, 0.0, 0.5]
+    assert values["active_users"].tolist() == []  # there are not enough events yet
     assert values["event_type/log_loss"].tolist() == [0.1, 0.4]
     assert values["next_event_s/pinball"].tolist() == [0.5, 0.7]
     assert len(values["event_type"]) == 3
@@ -56,13 +57,53 @@ def test_a_distribution_that_changes_is_a_surprise():
     assert other > max(usual[10:]) + 1.0
 
 
-def test_a_restored_distribution_goes_on_the_same():
+def test_what_is_restored_goes_on_the_same():
     one, other = Signals([], 4), Signals([], 4)
     one._types.update(np.array([1, 1, 2]))
+    one._nearby.update(PAIRS[:300])
     other.load(one.state())
     assert one._types.update(np.array([1])) == other._types.update(np.array([1]))
+    assert one._nearby.update(PAIRS[300:400]).tolist() == other._nearby.update(PAIRS[300:400]).tolist()
 
 
-@pytest.mark.parametrize(("users", "shares"), [([1], []), ([1, 2], [0, 0]), ([1, 1, 2], [0.5, 0.5, 0])])
-def test_the_share_of_the_same_user_does_not_depend_on_the_size(users, shares):
-    assert share_of_same(np.array(users)).tolist() == shares
+def test_a_snapshot_from_before_the_latest_users_were_kept_begins_with_none():
+    state = Signals([], 4).state()
+    del state.arrays["users"]
+    restored = Signals([], 4)
+    restored.load(state)
+    assert restored._nearby.users.tolist() == []
+
+
+PAIRS = np.repeat(np.random.default_rng(0).integers(400, size=5_000), 2)
+"""Users whose events come in pairs."""
+
+
+def cut(users, *sizes):
+    """The signal of the stream in micro-batches of these sizes in turn, and the micro-batches after which it alarms."""
+    nearby, monitor, values, alarms, place = Nearby(), DriftMonitor(["active_users"]), [], [], 0
+    while place < len(users):
+        size = sizes[len(values) % len(sizes)]
+        values.append(nearby.update(users[place : place + size]))
+        alarms += monitor.update({"active_users": values[-1]}, place)
+        place += size
+    return np.concatenate(values), alarms
+
+
+@pytest.mark.parametrize("sizes", [(8,), (256,), (1, 300, 7), (4096,)])
+def test_who_acts_is_the_same_wherever_micro_batches_begin_and_end(sizes):
+    shares, _ = cut(PAIRS, *sizes)
+    by_hand = [np.mean(PAIRS[place - NEARBY : place] == PAIRS[place]) for place in range(NEARBY, len(PAIRS))]
+    assert shares.tolist() == by_hand
+
+
+def test_a_worker_that_has_caught_up_alarms_about_nobody():
+    """Its micro-batches were full and are small from then on."""
+    _, alarms = cut(PAIRS, *[256] * 30, *[8] * 10_000)
+    assert alarms == []
+
+
+def test_a_user_who_makes_half_of_the_traffic_is_an_alarm():
+    users = PAIRS.copy()
+    users[6000::2] = 400
+    _, alarms = cut(users, 64)
+    assert 6000 <= alarms[0].event < 6400
