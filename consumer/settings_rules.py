@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from consumer.describe_settings import HIDDEN
 from consumer.errors import ConfigError
-from consumer.mapping import FEATURE_PREFIX, field_mapping
+from consumer.mapping import FEATURE_PREFIX, field_mapping, nearest
 from consumer.presets import PRESETS
+from model.components import COMPONENTS, left_out
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
@@ -35,6 +36,16 @@ def _sizes(settings: Settings) -> Iterator[str]:
         yield f"model.context = {model.context}: must be at most history.length = {history.length}"
     if prediction.top_k > model.proposals:
         yield f"prediction.top_k = {prediction.top_k}: must be at most model.proposals = {model.proposals}"
+
+
+def _left_out(settings: Settings) -> Iterator[str]:
+    """Only components are left out, and not all of them."""
+    names = left_out(settings.model.leave_out)
+    for name in names:
+        if name not in COMPONENTS:
+            yield f"model.leave_out = {name!r}: no component is called that; {nearest(name, COMPONENTS)}"
+    if set(names) >= set(COMPONENTS):
+        yield "model.leave_out: one component at least must be left"
 
 
 def _topics(settings: Settings) -> Iterator[str]:
@@ -107,4 +118,4 @@ def _hidden(settings: Settings) -> Iterator[str]:
         yield f"kafka.properties.{name}: {HIDDEN} stands for a value that was not shown; set the value"
 
 
-RULES: tuple[Rule, ...] = (_sizes, _topics, _names, _login, _certificates, _mapping, _segment, _hidden)
+RULES: tuple[Rule, ...] = (_sizes, _left_out, _topics, _names, _login, _certificates, _mapping, _segment, _hidden)

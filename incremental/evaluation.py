@@ -8,6 +8,7 @@ import numpy as np
 
 from incremental.appearances import Appearances
 from incremental.baselines import Baselines
+from incremental.baselines.event_types import OTHER
 from incremental.degradation import Degradation
 from incremental.drift import Detection, DriftMonitor
 from incremental.outcomes import (
@@ -28,6 +29,7 @@ from incremental.signals import OURS, Signals, names
 from model.gaps import CELL, QUANTILES
 from model.mixture import BUCKETS
 from model.state import State
+from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +80,7 @@ class Evaluation:
             kind_B,
             contexts.event_user_B,
             contexts.event_item_B,
-            contexts.event_type_B,
+            np.where(scores.type_B == UNKNOWN, OTHER, contexts.event_type_B),  # the model tells no others apart
             contexts.event_time_B,
             scores.target_B != 0,
             scores.support,

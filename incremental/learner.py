@@ -233,6 +233,12 @@ class Learner:
         items, types = self.model.items, self.model.types
         return self.rehearsal.sample(plan.rehearsal_windows, draw, items, types, plan.rehearsal_targets, among_)
 
+    def forget(self, user: int) -> None:
+        """Remove what is kept about one user, by key; counts and weights only fade."""
+        self.model.forget(user)
+        self.rehearsal.forget(user)
+        self.quarantine.forget(user)
+
     def state(self) -> State:
         """Return everything that learning changed."""
         state = State(values={"batch": self.batch, "events": self.events, "steps": self.steps})

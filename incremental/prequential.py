@@ -172,37 +172,6 @@ class Prequential:
             "windows": [{"events": events} | _item_table(sums, best) for events, sums in self._items.windows(WINDOWS)],
         }
 
-    def best_recent_popularity(self) -> str | None:
-        """Return the full name of the half-life that `result` reports as recent popularity."""
-        return _best_recent(self._items.totals())
-
-    def state(self) -> dict[str, Float64]:
-        """Return everything as named arrays."""
-        arrays = {"progress": np.array([self._items.events, self._items.size, self._chunk_events], dtype=np.float64)}
-        arrays |= {f"items/{name}": sums_PS.copy() for name, sums_PS in self._items.sums.items()}
-        groups = {"first": self._first, "new": self._new, "guests": self._guests, "emitted": self._emitted}
-        groups |= {"heads": self._heads, "calibration": self._calibration}
-        groups |= {f"recent-{index}": chunk for index, chunk in enumerate(self._recent)}
-        for group, sums in groups.items():
-            arrays |= {f"{group}/{name}": sums_S.copy() for name, sums_S in sums.items()}
-        return arrays
-
-    def load_state(self, arrays: Mapping[str, Float64]) -> None:
-        """Take over what `state` returned."""
-        groups: dict[str, dict[str, Float64]] = {}
-        for name, array in arrays.items():
-            group, _, rest = name.partition("/")
-            groups.setdefault(group, {})[rest] = np.array(array, dtype=np.float64)
-        events, size, chunk_events = arrays["progress"].tolist()
-        self._items.events, self._items.size, self._chunk_events = int(events), int(size), int(chunk_events)
-        self._items.sums = groups.get("items", {})
-        self._first, self._emitted = groups.get("first", {}), groups.get("emitted", {})
-        self._heads = groups.get("heads", {})
-        self._new, self._calibration = groups.get("new", {}), groups.get("calibration", {})
-        self._guests = groups.get("guests", {})
-        chunks = sorted(group for group in groups if group.startswith("recent-"))
-        self._recent = deque([groups[chunk] for chunk in chunks] or [{}], maxlen=_RECENT_CHUNKS)
-
     def _remember(self, values: Mapping[str, Float64], events: int) -> None:
         if self._chunk_events >= self._window_events:
             self._recent.append({})

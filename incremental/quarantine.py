@@ -1,7 +1,7 @@
 """Quarantine: users who act far more than others and far less predictably are predicted for, but not learned from.
 
 A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
-least LEAST of them, whose mean log-loss is above that of the median user by a stated number of nats, and by SPREADS times
+least LEAST of them, and FAR_MORE times as many as the median user, whose mean log-loss is above that of the median user by a stated number of nats, and by SPREADS times
 the spread of all users' means, is left out of learning, and of the signals that drift is looked for in, until that is no
 longer so. Where fewer than LEAST_USERS are known there is no norm, and nobody is left out. Just after a change of
 everything the window holds users who acted before it, beside whom those who act now stand out wrongly: the policy
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from model.contexts import Bool, Contexts, Float64, Int64
 
 WINDOW = 2048
-LEAST = 48
+LEAST, FAR_MORE = 48, 2.0
 KNOWN = 8
 """Events that a user needs to count among the others."""
 LEAST_USERS = 20
@@ -50,7 +50,8 @@ class Quarantine:
         means = loss[known] / count[known]
         usual = float(np.median(means))
         spread = NORMAL * float(np.median(np.abs(means - usual)))
-        left_out: Int64 = users[(count >= LEAST) & (loss / count >= usual + max(above, SPREADS * spread))]
+        busy = count >= max(LEAST, FAR_MORE * float(np.median(count[known])))
+        left_out: Int64 = users[busy & (loss / count >= usual + max(above, SPREADS * spread))]
         return left_out
 
     def learn(self, user_B: Int64, loss_B: Float64) -> None:
@@ -58,6 +59,11 @@ class Quarantine:
         finite = np.isfinite(loss_B)
         self._user = np.concatenate([self._user, user_B[finite]])[-WINDOW:]
         self._loss = np.concatenate([self._loss, loss_B[finite]])[-WINDOW:]
+
+    def forget(self, user: int) -> None:
+        """Take a user's events out of the window."""
+        others = self._user != user
+        self._user, self._loss = self._user[others], self._loss[others]
 
     def state(self) -> State:
         """Return the window."""

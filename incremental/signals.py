@@ -109,7 +109,7 @@ class Signals:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self._types.counts, self._gaps.counts = state.arrays["types"].copy(), state.arrays["gaps"].copy()
-        self._nearby.users = state.arrays.get("users", NOBODY).copy()  # snapshots had none before
+        self._nearby.users = state.arrays["users"].copy()
 
 
 def _of_ours(ours: ItemOutcomes, scored_B: Bool, known_B: Bool) -> dict[str, Float64]:

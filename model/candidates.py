@@ -1,8 +1,8 @@
 """Candidates: the most probable of what the components propose for a state, and what the ranker is told of each of them.
 
 Features of a candidate, in order: the scaled log-probability of every component; that of the mixture; FIXED more, as
-listed in `describe`. All of them leave out what the user's current session itself contributed to counts: there is less
-of that in what is ranked than in what was learned from.
+listed in `describe`. Transitions, similar sessions, counts and ages leave out what the user's current session itself
+contributed to them: there is less of that in what is ranked than in what was learned from. Popularity is told as it is.
 """
 
 from __future__ import annotations

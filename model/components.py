@@ -11,10 +11,38 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model.contexts import Contexts, Int64
-    from model.smoothing import Probability, Smoothing
+    from model.contexts import Int64
+    from model.smoothing import Probability
     from model.state import State
     from model.vocabulary import Rows
+
+
+COUNTING = (
+    "next_item",
+    "transitions",
+    "co_occurrence",
+    "next_item_now",
+    "transitions_now",
+    "co_occurrence_now",
+    "similar_sessions",
+)
+"""Components that have counted the current session by the time its next event is ranked."""
+COMPONENTS = (
+    "transformer",
+    "recency_popularity",
+    "popularity_now",
+    "own_items",
+    "own_counts",
+    "replies",
+    *COUNTING,
+    "latest_items",
+)
+"""All components, in the order of the mixture."""
+
+
+def left_out(names: str) -> list[str]:
+    """Return the names in a comma-separated list."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 class View(Protocol):
@@ -46,10 +74,3 @@ class Memory(Protocol):
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
-
-
-class Component(Memory, Protocol):
-    """A memory that looks at a micro-batch in one way."""
-
-    def view(self, contexts: Contexts, smoothing: Smoothing) -> View:
-        """Look at a micro-batch; changes nothing."""

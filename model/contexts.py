@@ -20,8 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-PADDING = 0  # the key of no item and of no type
-
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
@@ -30,7 +28,7 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """A staged micro-batch. Keys are 64-bit hashes of ids (see `consumer.events.key64`); 0 is padding.
+    """A staged micro-batch. Keys are 64-bit hashes of ids (see `consumer.events.key64`); 0 is padding: the key of no item and of no type.
 
     `new_R` is the position of a row's first new event; positions before it are retained history. A user with many
     new events has several rows, each with a bounded history, so that T never exceeds twice the history length.

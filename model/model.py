@@ -11,6 +11,7 @@ import torch
 
 from model.calibrator import Calibrator
 from model.candidates import FIXED, Places
+from model.components import COMPONENTS, COUNTING, left_out
 from model.gaps import Gaps
 from model.heads import Heads
 from model.item_statistics import ItemStatistics
@@ -38,26 +39,6 @@ if TYPE_CHECKING:
     from model.settings import ModelSettings
     from model.transformer_view import TransformerView
 
-COUNTING = (
-    "next_item",
-    "transitions",
-    "co_occurrence",
-    "next_item_now",
-    "transitions_now",
-    "co_occurrence_now",
-    "similar_sessions",
-)
-"""Components that have counted the current session by the time its next event is ranked."""
-COMPONENTS = (
-    "transformer",
-    "recency_popularity",
-    "popularity_now",
-    "own_items",
-    "own_counts",
-    "replies",
-    *COUNTING,
-    "latest_items",
-)
 """What can tell what comes next, in the order of the mixture's weights."""
 SUMMITS = ("transformer", "next_item", "transitions", "co_occurrence", "similar_sessions")
 """Components whose largest probability among the candidates the ranker is told."""
@@ -100,7 +81,7 @@ class Model:
         self.replies = Replies(self.items)
         self.latest_items = LatestItems(self.items)
         self.statistics = ItemStatistics(self.items)
-        names = [name for name in COMPONENTS if name not in settings.leave_out.split(",")]
+        names = [name for name in COMPONENTS if name not in left_out(settings.leave_out)]
         self.mixture = Mixture(names)
         summits, counting = ([names.index(name) for name in group if name in names] for group in (SUMMITS, COUNTING))
         self.places = Places(np.array(summits, np.int64), np.array(counting, np.int64))

@@ -40,7 +40,8 @@ class Popularity:
         rows = self.items.height
         if rows > len(self._count):
             self._reserve(rows)
-        q = self._count[:rows] / max(self._count.sum(), 1e-300)
+        count = self._count[:rows]  # not the room behind it, whose size would decide in which order is summed
+        q = count / max(count.sum(), 1e-300)
         return PopularityView(q, contexts.states, smoothing)
 
     def learn(self, rows: Rows, longest_half_life: float = inf) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import consumer.histories
+import consumer.parts
 import incremental.learner
 from consumer.clock import SystemClock
 from consumer.events import event_of
@@ -33,11 +34,11 @@ from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.replay import Discard, ReplayOptions, replay
 from consumer.settings import Settings
-from incremental.plan import REFERENCE_EVENTS
+from incremental.learner import Learner
 from incremental.prequential import OURS
 from incremental.rehearsal import Rehearsal
 
-SHOWN = ("hr@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
+SHOWN = ("hr@10", "ndcg@10", "mrr@10", "recall@20", "mrr@20", "log_loss")
 SCORING_EVENTS = 512
 STANDARD_OUTPUT = Path("-")
 HALF = 5
@@ -75,14 +76,21 @@ def prequential(options, seed):
     """Return method → figures over the whole log and over its second half."""
     source = str(Path(options.data) / options.set / "events.parquet")
     replayed = ReplayOptions(source, limit=options.limit, shuffle_ties=options.shuffle_ties)
+    WATCHED.begin()
     summary = replay(settings_of(options, seed), replayed, SystemClock())
     methods = {
         name: {"all": chosen(figures), "second_half": second_half(summary["windows"], name)}
         for name, figures in summary["metrics"].items()
     }
-    return {"methods": methods, "metrics": summary["metrics"], "behind": behind(summary["windows"])} | {
-        name: summary[name] for name in ("same_batch_items", "first_events", "new_items", "heads", "speed", "scored")
-    }
+    seen = {"behind": behind(summary["windows"])} | WATCHED.figures()
+    return (
+        {"methods": methods, "metrics": summary["metrics"]}
+        | seen
+        | {
+            name: summary[name]
+            for name in ("same_batch_items", "first_events", "new_items", "heads", "speed", "scored")
+        }
+    )
 
 
 def chosen(figures):
@@ -109,30 +117,73 @@ def second_half(windows, method):
     }
 
 
+class Watched:
+    """What the learning steps of a run came to, over all learners that were made since it began."""
+
+    def begin(self):
+        self.events, self.targets, self.losses = 0, 0, np.zeros(1)
+
+    def note(self, learned):
+        """Take a step."""
+        self.events += learned.events
+        self.targets += 0 if learned.loss is None else learned.loss.targets
+
+    def mixed(self, mixture, contexts, scores):
+        """Take the losses of the mixture, and of each component, on the events that it is about to learn."""
+        kept = np.flatnonzero(contexts.learn_B)
+        p_BM = scores.p_BM[kept]
+        mixed_B = (p_BM * mixture.weights(scores.bucket_B[kept])).sum(axis=1)
+        self.losses = self.losses - np.log(np.column_stack([mixed_B, p_BM])).sum(axis=0)
+
+    def figures(self):
+        """Return the gradient visits of an event, and by how many nats the mixture was worse than its best component."""
+        excess = {"excess_nats": float(self.losses[0] - self.losses[1:].min())} if len(self.losses) > 1 else {}
+        bound = {"bound_nats": float(np.log(len(self.losses)) + np.log(max(1, self.events)))}
+        return {
+            "gradient_visits_per_event": self.targets / max(1, self.events),
+            "mixture": excess | bound | {"events": self.events},
+        }
+
+
+WATCHED = Watched()
+WATCHED.begin()
+
+
+class WatchedLearner(Learner):
+    """The production learner; what it does is counted."""
+
+    def learn(self, contexts, scores, plan, left_out):
+        if plan.learn:
+            WATCHED.mixed(self.model.mixture, contexts, scores)
+        learned = super().learn(contexts, scores, plan, left_out)
+        WATCHED.note(learned)
+        return learned
+
+
 class LastSessionStage(Stage):
-    """A staging whose states see the user's latest session alone: the one that goes on, or, at its end, the last."""
+    """A staging whose rows begin with every session: no state sees an earlier one."""
 
     def _add(self, index, event):
         addition = self._addition(event)
         keep = not self._is_repeated(event, addition) and not (event.late and self._rules.on_late == "skip")
-        if keep and self._row_of[addition.rows[-1]][2] and self._opens_session(addition, event):
+        if keep and self._opens_session(addition, event):
             self._begin_row(addition)
         super()._add(index, event)
 
     def _row_sequence(self, row):
         sequence, new = super()._row_sequence(row)
-        start = max(np.flatnonzero(sequence.opens[:new]), default=0)
+        start = max(np.flatnonzero(sequence.opens[: new + 1]), default=0)
         return sequence.each(lambda column: column[start:]), new - start
 
 
 class LastSessionRehearsal(Rehearsal):
     """A rehearsal memory whose windows begin with the session."""
 
-    def add(self, contexts):
-        rows = np.arange(len(contexts.user_R))
-        for user in contexts.user_R[contexts.session_RT[rows, contexts.new_R] & (contexts.new_R < contexts.length_R)]:
+    def add(self, contexts, rows):
+        fresh = rows[contexts.new_R[rows] < contexts.length_R[rows]]
+        for user in contexts.user_R[fresh[contexts.session_RT[fresh, contexts.new_R[fresh]]]]:
             self._open.pop(int(user), None)
-        super().add(contexts)
+        super().add(contexts, rows)
 
 
 def see_last_session_only():
@@ -168,6 +219,7 @@ def ader(options, seed):
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
     pipeline = Pipeline(settings, source, Discard(), parts, clock)
     rows, before = [], np.zeros(5)
+    WATCHED.begin()
     begin = time.monotonic()
     for number in range(periods.last + 1):
         row = {"period": number} | (frozen(parts, periods.tested(number), settings) if number else {})
@@ -182,7 +234,7 @@ def ader(options, seed):
         rows.append(row)
         say(json.dumps(row))
     source.close()
-    return {"periods": rows, "mean": mean_of(rows[1:]), "mean_from_4": mean_of(rows[4:])}
+    return {"periods": rows, "mean": mean_of(rows[1:]), "mean_from_4": mean_of(rows[4:])} | WATCHED.figures()
 
 
 def mean_of(rows):
@@ -238,6 +290,7 @@ def show(result):
             for part, values in figures.items()
         )
         say(f"{name:20} {text}")
+    say(f"mixture {result['mixture']}, gradient visits per event {result['gradient_visits_per_event']:.2f}")
     for number, name, ours, rate in result.get("behind", []):
         say(f"tenth {number}: {name} hit rate@10 {rate:.4f}, {OURS} {ours:.4f}")
     say(str(result["speed"]))
@@ -245,7 +298,6 @@ def show(result):
 
 def summed_up(options, results):
     """Return one object: `metrics` are means over the seeds, and `standard_error` those of the means."""
-    learning = settings_of(options, 0).learning
     tables = [figures_of(result) for result in results.values()]
     return {
         "set": options.set,
@@ -256,8 +308,10 @@ def summed_up(options, results):
         "last_session_only": options.last_session_only,
         "changed": options.change,
         "ablated": options.ablate,
-        "rehearsal_events": learning.rehearsal_targets,
-        "gradient_visits_per_event": 1.0 + learning.rehearsal_targets / REFERENCE_EVENTS,
+        "rehearsal_events": settings_of(options, 0).learning.rehearsal_targets,
+        "gradient_visits_per_event": float(
+            np.mean([result["gradient_visits_per_event"] for result in results.values()])
+        ),
         "metrics": over_seeds(tables, np.mean),
         "standard_error": over_seeds(tables, standard_error),
         "results": results,
@@ -285,6 +339,7 @@ def standard_error(values):
 def main(arguments):
     options = parse(arguments)
     protocol = {"prequential": prequential, "ader": ader}[options.protocol]
+    consumer.parts.Learner = WatchedLearner
     if options.last_session_only:
         see_last_session_only()
     results = {}

@@ -134,6 +134,7 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
         ("model.dim=63", "model.dim = 63: must be a multiple of model.heads = 2"),
         ("history.length=10", "model.context = 48: must be at most history.length = 10"),
         ("model.dim=6", "model.dim = 6: must be an even multiple of model.heads = 2"),
+        ("model.leave_out=transformer,transition", "no component is called that; did you mean transitions?"),
         ("topics.events=drift", "topics.events and topics.drift: must differ, both are 'drift'"),
         ("topics.events=a b", "topics.events = 'a b': must be 1 to 249"),
         ("kafka.bootstrap_servers=a:1,,b:2", "kafka.bootstrap_servers = 'a:1,,b:2': must be host:port"),

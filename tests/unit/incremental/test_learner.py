@@ -152,6 +152,18 @@ def test_new_items_of_a_history_kept_while_not_learning_may_come_in_any_order():
     assert np.isfinite(worker.model.transformer.table.weight.numpy()).all()
 
 
+def test_of_a_forgotten_user_no_key_is_left():
+    """Neither in what is kept by user nor as an actor whom others answer; counts and weights only fade."""
+    worker = Worker()
+    worker.run([*random_events(160), *[event("gone", n % 7, 5000.0 + n) for n in range(40)]])
+    key = key64("gone")
+    held = [name for name, array in worker.learner.state().arrays.items() if (array == key).any()]
+    assert any(name.startswith("rehearsal") for name in held)
+    assert any(name.startswith("quarantine") for name in held)
+    worker.learner.forget(key)
+    assert [name for name, array in worker.learner.state().arrays.items() if (array == key).any()] == []
+
+
 def test_only_scored_events_count_for_repeats_and_first_ones_do_not():
     worker = Worker()
     worker.step([event("a", 1, 1.0), event("b", 1, 2.0), event("a", 1, 3.0), event("a", 2, 4.0)])

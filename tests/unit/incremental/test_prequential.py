@@ -79,7 +79,6 @@ def test_the_best_half_life_stands_for_recent_popularity_everywhere():
     assert result["first_events"]["recent_popularity"]["hr@10"] == 0.0
     assert set(result["windows"][0]) == {"events", "recent_popularity"}
     assert set(prequential.methods) == {"recent_popularity@1000", "recent_popularity@10000"}
-    assert prequential.best_recent_popularity() == "recent_popularity@10000"
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 37, 5000, 20_000])
@@ -185,21 +184,3 @@ def test_calibration_and_new_items_are_those_of_scored_events():
 def test_nothing_scored_gives_an_empty_result():
     nothing = {key: {} for key in ("metrics", "emitted", "first_events", "new_items", "heads", "calibration")}
     assert Prequential().result() == nothing | {"windows": [], "same_batch_items": {"events": 0}}
-
-
-def test_a_restored_evaluation_goes_on_as_if_never_stopped():
-    rng = np.random.default_rng(7)
-    batches = [random_outcomes(rng, 100) for _ in range(60)]
-    whole, before, after = Prequential(300), Prequential(300), Prequential(300)
-    for index, batch in enumerate(batches):
-        whole.update(batch)
-        if index < 35:
-            before.update(batch)
-    after.load_state(before.state())
-    for batch in batches[35:]:
-        after.update(batch)
-    assert after.result() == whole.result()
-    assert after.recent("tidemill") == whole.recent("tidemill")
-    assert {name: array.tolist() for name, array in after.state().items()} == {
-        name: array.tolist() for name, array in whole.state().items()
-    }

@@ -35,12 +35,28 @@ def test_nor_anybody_where_there_are_too_few_for_a_norm():
     assert after(users, losses).users(1.0).tolist() == [1]
 
 
+def test_nor_who_is_no_busier_than_the_others():
+    """25 users act alike; one of them does what is hard to predict, and is to be learned from."""
+    users = list(range(25)) * 80
+    losses = [9.0 if user == 3 else 6.0 + 0.01 * user for user in users]
+    assert after(users, losses).users(0.75).tolist() == []
+    more = [3] * 100
+    assert after([*users, *more], [*losses, *[9.0] * 100]).users(0.75).tolist() == [3]
+
+
+def test_a_forgotten_user_is_not_in_the_window():
+    quarantine = after([1, 2, 1], [1.0, 2.0, 3.0])
+    quarantine.forget(1)
+    assert {name: array.tolist() for name, array in quarantine.state().arrays.items()} == {"user": [2], "loss": [2.0]}
+
+
 def test_nor_who_stands_out_no_more_than_users_differ():
     """Users of all sorts: the hardest to predict is one nat above the median, and nobody is a stranger."""
     draw = np.random.default_rng(3)
-    users = np.repeat(np.arange(40), 51)
-    losses = np.linspace(5.0, 7.0, 40)[users] + 0.1 * draw.standard_normal(len(users))
+    users = np.concatenate([np.repeat(np.arange(30), 50), np.full(100, 29)])
+    losses = np.linspace(5.0, 7.0, 30)[users] + 0.1 * draw.standard_normal(len(users))
     assert after(users, losses).users(0.75).tolist() == []
+    users[users == 29] = 7
     losses[users == 7] += 4.0
     assert after(users, losses).users(0.75).tolist() == [7]
 

@@ -66,14 +66,6 @@ def test_what_is_restored_goes_on_the_same():
     assert one._nearby.update(PAIRS[300:400]).tolist() == other._nearby.update(PAIRS[300:400]).tolist()
 
 
-def test_a_snapshot_from_before_the_latest_users_were_kept_begins_with_none():
-    state = Signals([], 4).state()
-    del state.arrays["users"]
-    restored = Signals([], 4)
-    restored.load(state)
-    assert restored._nearby.users.tolist() == []
-
-
 PAIRS = np.repeat(np.random.default_rng(0).integers(400, size=5_000), 2)
 """Users whose events come in pairs."""
 

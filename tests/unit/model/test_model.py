@@ -49,6 +49,34 @@ def test_an_evicted_row_is_clean_in_every_component():
     assert counts[row] == 0.0
 
 
+def test_every_memory_that_keeps_items_lets_an_evicted_one_go():
+    worker = Worker(small_settings(model={"max_items": 16}))
+    worker.run(random_events(320, items=16))
+    evicted = {}
+    for memory in worker.model.memories:
+        original = memory.evict
+        memory.evict = lambda rows, name=memory.name, call=original: (evicted.setdefault(name, list(rows)), call(rows))
+    row = int(worker.model.items.lookup(np.array([key64(3)]))[0])
+    before = {memory.name: memory.state() for memory in worker.model.memories}
+    worker.model.evict([row])
+    assert evicted == {memory.name: [row] for memory in worker.model.memories}
+    item_memories = {"recency_popularity", "popularity_now", "transitions", "transitions_now", "similar_sessions"}
+    item_memories |= {"latest_items", "item_statistics", "transformer"}
+    for memory in worker.model.memories:
+        if memory.name in item_memories:
+            assert not same_state(before[memory.name], memory.state()), memory.name
+
+
+def test_every_memory_learns_in_a_step():
+    worker = Worker()
+    worker.run([event(f"u{n % 5}", f"u{n % 7}", 10.0 * n) for n in range(70)])  # users answer each other
+    parts = [*worker.model.memories, worker.model.mixture, worker.model.ranker, worker.model.calibrator]
+    before = [part.state() for part in parts]
+    worker.step([event(f"u{n % 5}", f"u{n % 6}", 1000.0 + n) for n in range(30)])
+    for part, earlier in zip(parts, before, strict=True):
+        assert not same_state(earlier, part.state()), type(part).__name__
+
+
 def test_evicted_items_are_unknown_to_every_component():
     worker = Worker(small_settings(model={"max_items": 16}))
     worker.run([event("u", f"old{n}", 10.0 * n) for n in range(16)])
