@@ -207,12 +207,13 @@ def one_stream(options, name, seed, shared):
 
 def natural(options, seed):
     """Return the hit rates on logs that drift by themselves, over what comes after the first `--before` events."""
-    rows = {"seed": seed}
+    rows = {"seed": seed, "quarantined": {}}
     for name, log in zip(NATURAL, log_of(options, "h", seed), strict=True):
         prefixes = Prefixes(options, log, seed)
         stream = STREAMS["h"](log, options.before, seed)
         traces = variants_of(options, stream, prefixes, seed)
         rows[name] = figures.natural(traces)
+        rows["quarantined"][name] = {variant: trace.quarantined for variant, trace in traces.items()}
     return rows
 
 

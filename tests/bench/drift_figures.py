@@ -17,11 +17,11 @@ def hit_rate(trace):
     return float(hit[scored].mean())
 
 
-def windows(trace, size=WINDOW):
+def windows(trace):
     """Return hits and scored events of equal windows of the stream; a last part is left out."""
     hit, scored = trace.arrays()
-    count = len(hit) // size
-    hits, events = (x[: count * size].reshape(count, size) for x in (hit & scored, scored))
+    count = len(hit) // WINDOW
+    hits, events = (x[: count * WINDOW].reshape(count, WINDOW) for x in (hit & scored, scored))
     return hits.sum(axis=1), events.sum(axis=1)
 
 
@@ -40,7 +40,7 @@ def compare(stream, before, traces):
         (name for name in rows if name.startswith("oracle:")), key=lambda name: rows[name]["deficit"], default=None
     )
     for name, trace in traces.items():
-        rows[name]["window_hits"] = windows(trace)[0].tolist()
+        rows[name] |= {"window_hits": windows(trace)[0].tolist(), "quarantined": trace.quarantined}
         if oracle is not None:
             rows[name]["recovered_after"] = recovered(trace, traces[oracle])
     watched = traces.get("policy") or traces.get("online")
@@ -161,7 +161,7 @@ def over_seeds(seeds):
     return {
         name: {
             key: float(np.mean([row["variants"][name][key] for row in seeds]))
-            for key in ("hr@10", "deficit", "recovered_after")
+            for key in ("hr@10", "deficit", "recovered_after", "quarantined")
             if all(key in row["variants"][name] for row in seeds)
         }
         | beside_online([row for row in seeds if "online" in row["variants"]], name)
