@@ -127,8 +127,12 @@ class Prefixes:
         return self._made[name]
 
     def _unchanged(self):
-        settings, after = settings_of(self._options, self._seed), self._log[self._options.before :]
-        return self.keep.trace(settings, self._log, lambda: self.online().branch(settings).go(after), "unchanged")
+        settings, before = settings_of(self._options, self._seed), self._options.before
+
+        def go():
+            return self.online().branch(settings).go(self._log[before:])
+
+        return self.keep.trace(settings, self._log, go, "unchanged", before)
 
     def _best_half_life(self):
         quarter, off = self._options.before // 4, {"enabled": False}

@@ -9,7 +9,7 @@ import pytest
 from support import same_state
 
 from tests.bench import drift_figures as figures
-from tests.bench.drift import advanced, bench, merged, one_stream, parse, settings_of
+from tests.bench.drift import Prefixes, advanced, bench, merged, one_stream, parse, settings_of
 from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
@@ -124,3 +124,10 @@ def test_a_kept_run_goes_on_as_the_run_itself(tmp_path):
     for one in (run, kept):
         one.go(log[1000:])
     assert same_state(run.parts.state(), kept.parts.state())
+
+
+def test_the_unchanged_log_is_kept_for_its_own_place_of_the_change(tmp_path):
+    log = simulate(1000, 3, items=300)
+    for before, after in ((400, 600), (600, 400)):
+        options = parse([*SMALL, "--before", str(before), "--after", str(after), "--keep", str(tmp_path)])
+        assert len(Prefixes(options, log, 0).unchanged().arrays()[0]) == after
