@@ -1,12 +1,12 @@
 """What drift costs, what the policy wins back, and how soon and how falsely the detectors speak.
 
 Streams: a stationary simulator (false alarms, and what the policy does where nothing changes) · b abrupt · c abrupt for
-30 % of users · d gradual · e recurring · f burst of bots · g new catalogue · h natural. Variants, which share a prefix and
-branch from it: `frozen` · `no_adaptation` (one half-life for all memories, the best of three on the first quarter; no
-policy) · `online` (no policy) · `policy` · `oracle` (of the actions of the policy the best one, ordered at the very event
-of the change). Deficits are areas in hits below the level that `online` had over the 10,000 events before the change.
-`holds` says whether every target of every stream was measured and is met, the one on cost aside; `missing` names those
-that were not measured.
+30 % of users · d gradual · e recurring · f burst of bots · g new catalogue · h natural. Variants, which share a prefix
+and branch from it: `frozen` · `no_adaptation` (one half-life for all memories, the best of three on the first quarter;
+no policy) · `online` (no policy) · `policy` · `oracle` (of the actions of the policy the best one, ordered at the very
+event of the change). Deficits are areas in hits below the level that `online` had over the 10,000 events before the
+change. `holds` says whether every target of every stream was measured and is met, the one on cost aside; `missing`
+names those that were not measured.
 
 In pieces, each of which goes on where it was interrupted, and then joined:
 

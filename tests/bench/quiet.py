@@ -1,7 +1,8 @@
 """Stream a: how often the detectors speak where nothing changes, and what they cost.
 
 The worker learns a simulated stream, then goes on without learning, and the signals of that part are recorded. From
-that record ten series are drawn, in stretches of 16 micro-batches, and only the detectors go through those: nothing acts.
+that record ten series are drawn, in stretches of 16 micro-batches, and only the detectors go through those: nothing
+acts.
 """
 
 from __future__ import annotations
