@@ -1,10 +1,12 @@
 """What drift costs, what the policy wins back, and how soon and how falsely the detectors speak.
 
-Streams: a stationary simulator (false alarms alone) · b abrupt · c abrupt for 30 % of users · d gradual · e recurring ·
-f burst of bots · g new catalogue · h natural. Variants, which share a prefix and branch from it: `frozen` ·
-`no_adaptation` (one half-life for all memories, the best of three on the first quarter; no policy) · `online` (no
-policy) · `policy` · `oracle` (of the actions of the policy the best one, ordered at the very event of the change).
-Deficits are areas in hits below the level that `online` had over the 10,000 events before the change.
+Streams: a stationary simulator (false alarms, and what the policy does where nothing changes) · b abrupt · c abrupt for
+30 % of users · d gradual · e recurring · f burst of bots · g new catalogue · h natural. Variants, which share a prefix
+and branch from it: `frozen` · `no_adaptation` (one half-life for all memories, the best of three on the first quarter;
+no policy) · `online` (no policy) · `policy` · `oracle` (of the actions of the policy the best one, ordered at the very
+event of the change). Deficits are areas in hits below the level that `online` had over the 10,000 events before the
+change. `holds` says whether every target of every stream was measured and is met, the one on cost aside; `missing`
+names those that were not measured.
 
 In pieces, each of which goes on where it was interrupted, and then joined:
 
@@ -13,8 +15,9 @@ In pieces, each of which goes on where it was interrupted, and then joined:
 
 At full size one piece takes, on a free core that learns 1,000 events per second: b, c, d, e, f, g 12 minutes each for one
 seed (13 variants of 60,000 events), and 3 more for the first of a seed, whose prefixes (150,000 events) the others find
-in KEPT; h 30 minutes for one seed; a 15 minutes, once. All of it with three seeds: 6 hours. A KEPT folder belongs to one
-version of the code and of the settings: others find nothing in it.
+in KEPT; h 30 minutes for one seed; a 15 minutes once (alone with `--quiet-learned 0`) and 4 for each seed (alone with
+`--quiet-events 0`). All of it with three seeds: 6 hours. A KEPT folder belongs to one version of the code and of the
+settings: others find nothing in it.
 """
 
 from __future__ import annotations
@@ -61,16 +64,17 @@ ORACLE = (
 
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="tests.bench drift", description=__doc__)
-    parser.add_argument("--stream", action="append", choices=("a", *STREAMS), help="repeatable; default: all")
+    parser.add_argument("--stream", action="append", choices=tuple(STREAMS), help="repeatable; default: all")
     parser.add_argument("--before", type=int, default=60_000, help="events before the change")
     parser.add_argument("--after", type=int, default=60_000, help="events after it")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--variants", default="frozen,no_adaptation,online,policy,oracle", help="comma-separated")
     parser.add_argument("--oracle", default=",".join(ORACLE), help="actions that the oracle chooses from")
     parser.add_argument("--change", action="append", default=[], metavar="SECTION.KEY=JSON", help="other settings")
-    parser.add_argument("--quiet-events", type=int, default=500_000, help="of stream a, for each of ten seeds")
+    parser.add_argument("--quiet-events", type=int, default=500_000, help="of stream a, in each of ten series; 0: none")
     parser.add_argument("--quiet-warm-up", type=int, default=100_000, help="of stream a")
     parser.add_argument("--quiet-recorded", type=int, default=100_000, help="of stream a: learned, then drawn from")
+    parser.add_argument("--quiet-learned", type=int, default=60_000, help="of stream a, by each variant; 0: none")
     parser.add_argument("--data", default=os.environ.get("TIDEMILL_BENCH_DATA"), help="or TIDEMILL_BENCH_DATA")
     parser.add_argument("--set", default="ml1m_pos", help="the log of streams b to g; without --data the simulator")
     parser.add_argument("--items", type=int, default=1500, help="of the simulator")
@@ -127,8 +131,12 @@ class Prefixes:
         return self._made[name]
 
     def _unchanged(self):
-        settings, after = settings_of(self._options, self._seed), self._log[self._options.before :]
-        return self.keep.trace(settings, self._log, lambda: self.online().branch(settings).go(after), "unchanged")
+        settings, before = settings_of(self._options, self._seed), self._options.before
+
+        def go():
+            return self.online().branch(settings).go(self._log[before:])
+
+        return self.keep.trace(settings, self._log, go, "unchanged", before)
 
     def _best_half_life(self):
         quarter, off = self._options.before // 4, {"enabled": False}
@@ -200,45 +208,61 @@ def one_stream(options, name, seed, shared):
     before = prefixes.online().trace
     traces = variants_of(options, stream, prefixes, seed)
     row = {"seed": seed} | figures.compare(stream, before, traces)
-    if name in "ef":  # the same events without the change, for comparison
+    if name in "ef" and "policy" in traces:  # the same events without the change, for comparison
         row["unchanged"] = figures.against(stream, traces["policy"], prefixes.unchanged(), traces)
     return row
 
 
+def stationary(options, seed):
+    """Return what `online` and `policy` came to where nothing changes, both learning as they do elsewhere.
+
+    They branch from one run over the first `--quiet-warm-up` events of the simulator under this seed and go on for
+    `--quiet-learned`: a part of what the detectors alone go through, which could not be learned in hours.
+    """
+    sizes = {"before": options.quiet_warm_up, "after": options.quiet_learned}
+    simulated = vars(options) | sizes | {"data": None, "variants": "online,policy"}
+    row = one_stream(argparse.Namespace(**simulated), "a", seed, {})
+    return {name: row[name] for name in ("seed", "variants", "alarms")}  # there is no change to be late for
+
+
 def natural(options, seed):
     """Return the hit rates on logs that drift by themselves, over what comes after the first `--before` events."""
-    rows = {"seed": seed}
+    rows = {"seed": seed, "quarantined": {}}
     for name, log in zip(NATURAL, log_of(options, "h", seed), strict=True):
         prefixes = Prefixes(options, log, seed)
         stream = STREAMS["h"](log, options.before, seed)
         traces = variants_of(options, stream, prefixes, seed)
         rows[name] = figures.natural(traces)
+        rows["quarantined"][name] = {variant: trace.quarantined for variant, trace in traces.items()}
     return rows
 
 
 def bench(options):
-    result = {"options": vars(options), "streams": {}}
-    seeds, shared = [int(seed) for seed in options.seeds.split(",")], {}
-    for name in options.stream or ("a", *STREAMS):
+    seeds, shared, streams = [int(seed) for seed in options.seeds.split(",")], {}, {}
+    for name in options.stream or STREAMS:
         say(f"stream {name}")
         found = figures_of(options, name, seeds, shared)
-        result["streams"][name] = found
+        streams[name] = found
         say(json.dumps(found.get("targets", found)))
-    return result | {"holds": figures.holds(result["streams"])}
+    return judged(vars(options), streams)
 
 
 def merged(files):
     """Return one object from those of several runs, each of some streams and seeds; of the same ones the last counts."""
     results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
-    streams = figures.merged([result["streams"] for result in results])
-    options = [result["options"] for result in results]
-    return {"options": options, "streams": streams, "holds": figures.holds(streams)}
+    return judged([result["options"] for result in results], figures.merged([result["streams"] for result in results]))
+
+
+def judged(options, streams):
+    missing, holds = figures.missing(streams), figures.holds(streams)
+    return {"options": options, "streams": streams, "missing": missing, "holds": holds}
 
 
 def figures_of(options, name, seeds, shared):
     """Return the rows of one stream and the targets that they meet or miss."""
     if name == "a":
-        return quiet(options, settings_of(options, seeds[0]))
+        once = quiet(options, settings_of(options, seeds[0])) if options.quiet_events else {}
+        return figures.summed(name, [stationary(options, seed) for seed in seeds if options.quiet_learned], once)
     if name == "h" and options.data is None:
         return {"skipped": "needs --data"}
     rows = [natural(options, seed) if name == "h" else one_stream(options, name, seed, shared) for seed in seeds]

@@ -9,7 +9,22 @@ LEVEL_EVENTS = 10_000
 BURST_EVENTS = 20_000
 SLACK = 0.98
 CLOSED = 0.5
+MOST_ALARMS = 5
 DELAYS = {"b": 500, "c": 5000, "g": 5000}
+OF_ONE_RUN = ("seeds", "variants", "targets", "skipped")
+"""Of the figures of a stream: what pieces do not share, or is made anew when they are joined."""
+ALL_CHANGES = ("policy_over_online", "gap_closed", "delay")
+TARGETS = {
+    "a": ("policy_over_online", "false_alarms"),
+    "b": ALL_CHANGES,
+    "c": ALL_CHANGES,
+    "d": ("policy_over_online",),
+    "e": ("policy_over_online", "returns_over_online", "second_return_over_first"),
+    "f": ("policy_over_online", "burst"),
+    "g": ALL_CHANGES,
+    "h": ("globo_policy_over_online", "globo_policy_over_no_adaptation"),
+}
+"""Of each stream; one that was not measured is not met."""
 
 
 def hit_rate(trace):
@@ -17,11 +32,11 @@ def hit_rate(trace):
     return float(hit[scored].mean())
 
 
-def windows(trace, size=WINDOW):
+def windows(trace):
     """Return hits and scored events of equal windows of the stream; a last part is left out."""
     hit, scored = trace.arrays()
-    count = len(hit) // size
-    hits, events = (x[: count * size].reshape(count, size) for x in (hit & scored, scored))
+    count = len(hit) // WINDOW
+    hits, events = (x[: count * WINDOW].reshape(count, WINDOW) for x in (hit & scored, scored))
     return hits.sum(axis=1), events.sum(axis=1)
 
 
@@ -40,7 +55,7 @@ def compare(stream, before, traces):
         (name for name in rows if name.startswith("oracle:")), key=lambda name: rows[name]["deficit"], default=None
     )
     for name, trace in traces.items():
-        rows[name]["window_hits"] = windows(trace)[0].tolist()
+        rows[name] |= {"window_hits": windows(trace)[0].tolist(), "quarantined": trace.quarantined}
         if oracle is not None:
             rows[name]["recovered_after"] = recovered(trace, traces[oracle])
     watched = traces.get("policy") or traces.get("online")
@@ -123,37 +138,44 @@ def merged(parts):
     streams = {}
     for part in parts:
         for name, found in part.items():
-            if "seeds" in found:
-                streams.setdefault(name, {}).update({row["seed"]: row for row in found["seeds"]})
-            else:
-                streams[name] = found
+            rows, once = streams.setdefault(name, ({}, {}))
+            rows |= {row["seed"]: row for row in found.get("seeds", ())}
+            once |= {key: value for key, value in found.items() if key not in OF_ONE_RUN}
     return {
-        name: found
-        if "targets" in found or "skipped" in found
-        else summed(name, [found[seed] for seed in sorted(found)])
-        for name, found in sorted(streams.items())
+        name: summed(name, [rows[seed] for seed in sorted(rows)], once)
+        for name, (rows, once) in sorted(streams.items())
     }
 
 
+def missing(streams):
+    """Return which targets of which streams were not measured, or not under every seed that was run."""
+    return [
+        f"{name}.{wanted}"
+        for name, targets in TARGETS.items()
+        for wanted in targets
+        if wanted not in streams.get(name, {}).get("targets", {})
+    ]
+
+
 def holds(streams):
-    """Return whether every target holds."""
+    """Return whether every target was measured and is met."""
     targets = [target for stream in streams.values() for target in stream.get("targets", {}).values()]
-    return all(target["holds"] for target in targets)
+    return not missing(streams) and all(target["holds"] for target in targets)
 
 
-def summed(name, seeds):
-    """Return the rows of all seeds, and the targets that they meet or miss."""
-    targets = {} if name == "h" else never_worse(seeds)
-    if name in "bcg":
+def summed(name, seeds, once=None):
+    """Return the rows of all seeds, what was measured once for all of them, and the targets that they meet or miss."""
+    once = once or {}
+    targets = natural_targets(seeds) if name == "h" else never_worse(seeds)
+    if name == "a":
+        targets |= false_alarm_target(once)
+    if name in DELAYS:
         targets |= gap_targets(seeds) | delay_target(name, seeds)
-    if name == "h":
-        targets |= natural_targets(seeds)
-    if name == "f":
-        shares = [row["unchanged"]["share"] for row in seeds if "unchanged" in row]
-        targets["burst"] = target(float(np.mean(shares)), 0.99)
     if name == "e":
         targets |= return_targets(seeds)
-    return {"seeds": seeds, "variants": {} if name == "h" else over_seeds(seeds), "targets": targets}
+    if name == "f":
+        targets |= burst_target(seeds)
+    return once | {"seeds": seeds, "variants": {} if name == "h" else over_seeds(seeds), "targets": targets}
 
 
 def over_seeds(seeds):
@@ -161,11 +183,11 @@ def over_seeds(seeds):
     return {
         name: {
             key: float(np.mean([row["variants"][name][key] for row in seeds]))
-            for key in ("hr@10", "deficit", "recovered_after")
+            for key in ("hr@10", "deficit", "recovered_after", "quarantined")
             if all(key in row["variants"][name] for row in seeds)
         }
         | beside_online([row for row in seeds if "online" in row["variants"]], name)
-        for name in seeds[0]["variants"]
+        for name in (seeds[0]["variants"] if seeds else ())
         if all(name in row["variants"] for row in seeds)
     }
 
@@ -175,39 +197,60 @@ def beside_online(rows, name):
     if not rows:
         return {}
     more = np.concatenate([paired(row, name, "online") for row in rows])
-    error = float(more.std(ddof=1) * np.sqrt(len(more))) if len(more) > 1 else None
-    return {"hits_over_online": float(more.sum()), "standard_error": error}
+    return {"hits_over_online": float(more.sum()), "standard_error": error_of_sum(more)}
+
+
+def error_of_sum(values):
+    """Return the standard error of a sum; None for a single value."""
+    return float(values.std(ddof=1) * np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def target(value, least):
     return {"value": value, "least": least, "holds": bool(value >= least)}
 
 
+def target_at_most(value, most):
+    return {"value": value, "most": most, "holds": bool(value <= most)}
+
+
+def variants(seeds):
+    return [row["variants"] for row in seeds]
+
+
+def measured(rows, *names):
+    """Return whether there are rows and all of them have these names."""
+    return bool(rows) and all(set(names) <= row.keys() for row in rows)
+
+
 def never_worse(seeds):
-    ratios = [
-        row["variants"]["policy"]["hr@10"] / row["variants"]["online"]["hr@10"]
-        for row in seeds
-        if {"policy", "online"} <= row["variants"].keys()
-    ]
-    return {"policy_over_online": target(float(np.mean(ratios)), 0.98)} if ratios else {}
+    """Return the hit rate of the policy beside that of `online` under the seed that has the least of it."""
+    rows = variants(seeds)
+    if not measured(rows, "policy", "online"):
+        return {}
+    return {"policy_over_online": target(min(row["policy"]["hr@10"] / row["online"]["hr@10"] for row in rows), 0.98)}
+
+
+def false_alarm_target(once):
+    return {"false_alarms": target_at_most(len(once["alarms"]), MOST_ALARMS)} if "alarms" in once else {}
 
 
 def delay_target(name, seeds):
-    slowest = max(row["delay"] for row in seeds)
-    return {"delay": {"value": slowest, "most": DELAYS[name], "holds": slowest <= DELAYS[name]}}
+    delays = [row["delay"] for row in seeds]
+    return {"delay": target_at_most(max(delays), DELAYS[name])} if delays and None not in delays else {}
 
 
 def gap_targets(seeds):
     """Return how much of the gap between `no_adaptation` and the oracle the policy closes."""
-    rows = [row for row in seeds if row["oracle"] and {"policy", "no_adaptation"} <= row["variants"].keys()]
-    if not rows:
+    if not all(row["oracle"] for row in seeds) or not measured(variants(seeds), "policy", "no_adaptation"):
         return {}
-    gaps = np.concatenate([paired(row, row["oracle"]) for row in rows])
-    closed = np.concatenate([paired(row, "policy") for row in rows])
-    error = float(gaps.std(ddof=1) * np.sqrt(len(gaps)))
-    if gaps.sum() < 2.0 * error:
-        return {"gap_closed": {"value": "nothing to gain", "gap": float(gaps.sum()), "error": error, "holds": True}}
-    return {"gap_closed": target(float(closed.sum() / gaps.sum()), CLOSED) | {"gap": float(gaps.sum()), "error": error}}
+    gaps = np.concatenate([paired(row, row["oracle"]) for row in seeds])
+    closed, error = sum(paired(row, "policy").sum() for row in seeds), error_of_sum(gaps)
+    if error is None:
+        return {}
+    found = {"gap": float(gaps.sum()), "error": error}
+    if found["gap"] <= 2.0 * error:
+        return {"gap_closed": {"value": "nothing to gain", "holds": True} | found}
+    return {"gap_closed": target(float(closed / found["gap"]), CLOSED) | found}
 
 
 def paired(row, name, other="no_adaptation"):
@@ -218,21 +261,26 @@ def paired(row, name, other="no_adaptation"):
 
 def return_targets(seeds):
     """A return recovers no slower than without the policy; the second no slower than the first."""
-    with_, without = (
-        np.mean([row["unchanged"]["returns"][name] for row in seeds], axis=0) for name in ("policy", "online")
-    )
+    returns = [row.get("unchanged", {}).get("returns", {}) for row in seeds]
+    if not measured(returns, "policy", "online"):
+        return {}
+    with_, without = (np.mean([row[name] for row in returns], axis=0) for name in ("policy", "online"))
     return {
         "returns_over_online": target(float((with_ / without).min()), 0.98),
         "second_return_over_first": target(float(with_[1] / with_[0]), 0.98),
     }
 
 
+def burst_target(seeds):
+    """Return the share of hits on genuine users that are left of those of a run without the burst."""
+    rows = [row.get("unchanged", {}) for row in seeds]
+    return {"burst": target(float(np.mean([row["share"] for row in rows])), 0.99)} if measured(rows, "share") else {}
+
+
 def natural_targets(seeds):
     rows = [row["globo_news_head"] for row in seeds]
-    found = {}
-    for least, name in ((0.99, "online"), (1.05, "no_adaptation")):
-        if all({"policy", name} <= row.keys() for row in rows):
-            found[f"globo_policy_over_{name}"] = target(
-                float(np.mean([row["policy"] / row[name] for row in rows])), least
-            )
-    return found
+    return {
+        f"globo_policy_over_{name}": target(float(np.mean([row["policy"] / row[name] for row in rows])), least)
+        for least, name in ((0.99, "online"), (1.05, "no_adaptation"))
+        if measured(rows, "policy", name)
+    }

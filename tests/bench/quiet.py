@@ -1,7 +1,8 @@
 """Stream a: how often the detectors speak where nothing changes, and what they cost.
 
 The worker learns a simulated stream, then goes on without learning, and the signals of that part are recorded. From
-that record ten series are drawn, in stretches of 16 micro-batches, and only the detectors go through those.
+that record ten series are drawn, in stretches of 16 micro-batches, and only the detectors go through those: nothing
+acts.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from tests.bench.simulator import simulate
 
 SERIES = 10
 STRETCH = 16
-MOST_ALARMS = 5
 
 
 def quiet(options, settings):
+    """Return the alarms in all series, and what signals and detectors cost."""
     warm_up, recorded, each = options.quiet_warm_up, options.quiet_recorded, options.quiet_events
     log = simulate(warm_up + recorded, 0, items=options.items)
     run = Run(settings)
@@ -40,9 +41,6 @@ def quiet(options, settings):
         "us_per_event": us,
         "signals_us_per_event": values.us / recorded,
         "share_of_a_step": (us + values.us / recorded) / step_us,
-        "targets": {
-            "false_alarms": {"value": len(found), "most": MOST_ALARMS, "holds": len(found) <= MOST_ALARMS},
-        },
     }
 
 

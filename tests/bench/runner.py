@@ -31,14 +31,11 @@ class Decoded:
 
 @dataclass
 class Trace:
-    """What came of each event, in stream order: `scored`, `hit` @10, per component too; detections; plans."""
+    """What came of each event, in stream order: `scored`, `hit` @10; detections; how many were not learned as bots'."""
 
     hit: list = field(default_factory=list)
     scored: list = field(default_factory=list)
-    loss: list = field(default_factory=list)
-    by_component: list = field(default_factory=list)
     detections: list = field(default_factory=list)
-    plans: list = field(default_factory=list)
     quarantined: int = 0
 
     def arrays(self):
@@ -68,20 +65,18 @@ class Run:
         other.offset = self.offset
         return other
 
-    def go(self, log, *, learn=True, change_plan=None):
-        """Go through a log. `change_plan(plan, place)` may change what is to be learned."""
+    def go(self, log, *, learn=True):
+        """Go through a log; returns the trace of everything so far."""
         size = self.settings.worker.batch_events
         for start in range(0, len(log), size):
-            self.step(log[start : start + size], start, learn=learn, change_plan=change_plan)
+            self.step(log[start : start + size], learn=learn)
         return self.trace
 
-    def step(self, part, place, *, learn, change_plan):
+    def step(self, part, *, learn):
         events = events_of(part, self.offset)
         ranges = (OffsetRange(PARTITION, self.offset, self.offset + len(events)),)
         parts = self.parts
         considered = parts.consider(events, ranges, learns=learn)
-        if change_plan is not None:
-            considered = change_plan(considered, place)
         parts.keep(considered)
         self.trace.quarantined += parts.learn(considered).quarantined
         self.offset += len(events)
@@ -92,11 +87,8 @@ class Run:
         scored = ~contexts.first_B & contexts.learn_B & genuine
         trace = self.trace
         trace.hit.append(scores.rank_B < 10)
-        trace.loss.append(-scores.log_prob_B)
         trace.scored.append(scored)
-        trace.by_component.append(np.stack([rank < 10 for rank in scores.rank_MB]))
         trace.detections += self.parts.unsent
-        trace.plans.append(considered.plan)
 
 
 def events_of(part, offset):

@@ -56,6 +56,12 @@ def read(path, limit=None, *, ties_seed=None):
     return log[np.lexsort((np.random.default_rng(ties_seed).random(len(time)), time))]
 
 
+def stationary(log, before, seed):
+    """The simulator's log as it is."""
+    del seed
+    return Stream("a", log, before)
+
+
 def abrupt(log, before, seed):
     """Permute all items at once: their identity is lost, behaviour is kept."""
     return Stream("b", changed(log, other_items(log, seed), np.arange(len(log)) >= before), before)
@@ -115,7 +121,16 @@ def natural(log, before, seed):
     return Stream("h", log, before)
 
 
-STREAMS = {"b": abrupt, "c": partial, "d": gradual, "e": recurring, "f": burst, "g": new_catalogue, "h": natural}
+STREAMS = {
+    "a": stationary,
+    "b": abrupt,
+    "c": partial,
+    "d": gradual,
+    "e": recurring,
+    "f": burst,
+    "g": new_catalogue,
+    "h": natural,
+}
 
 
 def other_items(log, seed):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support import same_state
 
 from tests.bench import drift_figures as figures
-from tests.bench.drift import advanced, bench, merged, one_stream, parse, settings_of
+from tests.bench.drift import Prefixes, advanced, bench, merged, one_stream, parse, settings_of
 from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
@@ -75,7 +77,7 @@ def test_a_branch_goes_on_as_the_run_that_it_branched_from():
     assert np.array_equal(run.go(log[1000:]).arrays()[0][-500:], branch.go(log[1000:]).arrays()[0])
 
 
-@pytest.mark.parametrize("name", [name for name in STREAMS if name != "h"])
+@pytest.mark.parametrize("name", [name for name in STREAMS if name not in "ah"])
 def test_a_stream_is_the_log_up_to_the_change_and_another_after_it(name):
     log = simulate(6000, 1, items=300)
     stream = STREAMS[name](log, 3000, 1)
@@ -86,10 +88,66 @@ def test_a_stream_is_the_log_up_to_the_change_and_another_after_it(name):
     assert (~after.genuine).any() == (name == "f")
 
 
+@pytest.fixture
+def small_windows(monkeypatch):
+    monkeypatch.setattr(figures, "WINDOW", 128)
+    monkeypatch.setattr(figures, "LEVEL_EVENTS", 256)
+
+
+def write(log, path):
+    """Write a log as the event logs of the bench are written, with items named by strings."""
+    columns = {"user_id": log.user, "item_id": [f"item {item}" for item in log.item], "event_type": log.kind.tolist()}
+    path.parent.mkdir()
+    pq.write_table(pa.table(columns | {"timestamp": (log.time * 1000).astype(np.int64)}), path)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_every_stream_comes_to_all_of_its_targets(tmp_path):
+    """On logs of which so little is run that the figures mean nothing: only that they are there."""
+    for seed, name in enumerate(("ml1m_pos", "globo_news_head", "online_retail_uci")):
+        write(simulate(800, seed, items=300), tmp_path / name / "events.parquet")
+    sizes = ["--before", "256", "--after", "512", "--variants", "frozen,no_adaptation,online,policy,oracle"]
+    quiet_sizes = {"warm-up": 512, "recorded": 512, "learned": 384, "events": 512}
+    sizes += [f"--quiet-{name}={size}" for name, size in quiet_sizes.items()]
+    found = bench(parse([*SMALL, *sizes, "--oracle", "short_half_lives", "--data", str(tmp_path)]))
+    assert set(found["streams"]) == set(STREAMS)
+    assert {name: set(stream["targets"]) for name, stream in found["streams"].items()} == {
+        name: set(targets) for name, targets in figures.TARGETS.items()
+    }
+    assert found["missing"] == []
+    assert list(found)[-1] == "holds"
+    for name in "bcdefg":
+        (row,) = found["streams"][name]["seeds"]
+        assert set(row["variants"]) == {"frozen", "no_adaptation", "online", "policy", "oracle:short_half_lives"}
+        assert {len(variant["window_hits"]) for variant in row["variants"].values()} == {5 if name == "f" else 4}
+        assert {"hr@10", "deficit", "quarantined", "recovered_after"} <= row["variants"]["frozen"].keys()
+    (row,) = found["streams"]["c"]["seeds"]
+    hits = [tuple(variant["window_hits"]) for name, variant in row["variants"].items() if name != "policy"]
+    assert len(set(hits)) == len(hits)
+    (row,) = found["streams"]["a"]["seeds"]
+    assert {name: len(variant["window_hits"]) for name, variant in row["variants"].items()} == {
+        "online": 3,
+        "policy": 3,
+    }
+    (row,) = found["streams"]["h"]["seeds"]
+    assert set(row["globo_news_head"]) == set(row["online_retail_uci"]) == set(row["quarantined"]["globo_news_head"])
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_piece_lacks_the_targets_of_what_it_does_not_run(monkeypatch):
+    monkeypatch.delenv("TIDEMILL_BENCH_DATA", raising=False)
+    sizes = ["--before", "256", "--after", "512", "--variants", "frozen"]
+    found = bench(parse([*SMALL, *sizes, "--stream", "b", "--stream", "e", "--stream", "f", "--stream", "h"]))
+    assert found["streams"]["h"] == {"skipped": "needs --data"}
+    assert len(found["missing"]) == sum(map(len, figures.TARGETS.values()))
+    assert found["holds"] is False
+
+
+@pytest.mark.usefixtures("small_windows")
 def test_what_was_kept_is_taken_and_pieces_are_joined_to_the_same_object(tmp_path, monkeypatch):
     """Two pieces, each of one seed, give what one run of both seeds gives; a piece that is run again runs nothing."""
     monkeypatch.delenv("TIDEMILL_BENCH_DATA", raising=False)
-    size = ["--stream", "b", *SMALL, "--before", "1024", "--after", "4096", "--variants", "no_adaptation,online,policy"]
+    size = ["--stream", "b", *SMALL, "--before", "512", "--after", "512", "--variants", "no_adaptation,online,policy"]
     whole = bench(parse([*size, "--seeds", "0,1", "--keep", str(tmp_path / "whole")]))
     files = []
     for seed in ("1", "0", "0"):
@@ -124,3 +182,10 @@ def test_a_kept_run_goes_on_as_the_run_itself(tmp_path):
     for one in (run, kept):
         one.go(log[1000:])
     assert same_state(run.parts.state(), kept.parts.state())
+
+
+def test_the_unchanged_log_is_kept_for_its_own_place_of_the_change(tmp_path):
+    log = simulate(1000, 3, items=300)
+    for before, after in ((400, 600), (600, 400)):
+        options = parse([*SMALL, "--before", str(before), "--after", str(after), "--keep", str(tmp_path)])
+        assert len(Prefixes(options, log, 0).unchanged().arrays()[0]) == after
