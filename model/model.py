@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from model.calibrator import Calibrator
@@ -94,6 +95,12 @@ class Model:
         """Return how components are smoothed in a micro-batch."""
         guests_Q = self.items.guests_at(contexts.moment_Q)
         return Smoothing(self.settings.epsilon, self.items.size, self.unknown.rate, guests_Q)
+
+    @property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """Return the embeddings of all items, as the ranker compares them; zeros where the transformer is left out."""
+        weight: npt.NDArray[np.float32] = self.transformer.table.weight.numpy()
+        return weight if "transformer" in self.mixture.names else np.zeros_like(weight)
 
     @property
     def memories(self) -> list[Memory]:

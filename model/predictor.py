@@ -164,7 +164,7 @@ class Predictor:
             mixture_QC,
             weights_MQ,
             model.statistics,
-            model.transformer.table.weight.numpy(),
+            model.embeddings,
             model.places,
         )
         return Candidates(rows_QC, mixture_QC, told)

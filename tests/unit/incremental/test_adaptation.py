@@ -17,7 +17,7 @@ from incremental.interventions import intervene
 from incremental.plan import LearnPlan, Measures, active
 from incremental.policy import NEW_WORLD, OBSERVE
 from incremental.settings import PolicySettings
-from model.model import COMPONENTS
+from model.components import COMPONENTS
 
 SETTINGS = PolicySettings(
     short_half_lives=True,

@@ -7,8 +7,8 @@ from support import Worker, event, random_events, same_state
 from incremental.evaluation import Evaluation
 from incremental.outcomes import MISS
 from incremental.settings import DriftSettings, EvaluationSettings
+from model.components import COMPONENTS
 from model.gaps import QUANTILES
-from model.model import COMPONENTS
 
 
 def evaluation_of(worker, *, baselines):

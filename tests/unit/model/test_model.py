@@ -4,7 +4,10 @@ import torch
 from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
-from model.model import COMPONENTS, Model
+from model.candidates import LIKE
+from model.components import COMPONENTS
+from model.likeness import LIKENESSES
+from model.model import Model
 
 
 def components_at(worker, events):
@@ -124,3 +127,14 @@ def test_a_component_can_be_left_out():
     assert worker.model.mixture.names == [name for name in COMPONENTS if name not in {"transitions", "own_counts"}]
     _, scores, _ = worker.look(random_events(10, seed=2))
     assert scores.p_BM.shape == (10, len(COMPONENTS) - 2)
+
+
+def test_without_the_transformer_the_ranker_is_told_nothing_of_its_embeddings():
+    told = []
+    for left_out in ("", "transformer"):
+        worker = Worker(small_settings(model={"leave_out": left_out}))
+        worker.run(random_events(160))
+        _, scores, _ = worker.look(random_events(10, seed=2))
+        alike = len(worker.model.mixture.names) + 1 + LIKE
+        told.append(bool(scores.candidates.features_QCF[:, :, alike : alike + LIKENESSES].any()))
+    assert told == [True, False]
