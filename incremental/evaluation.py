@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from incremental.settings import DriftSettings, EvaluationSettings
-    from model.contexts import Bool, Contexts, Float64
+    from model.contexts import Bool, Contexts, Float64, Int64
     from model.predictor import Scores
     from model.settings import ModelSettings
 
@@ -51,7 +51,7 @@ class Evaluation:
         history_length: int,
         model: ModelSettings,
     ) -> None:
-        self._components, self._epsilon = components, model.epsilon
+        self._components, self._epsilon, self._max_types = components, model.epsilon, model.max_types
         self._baselines = Baselines(history_length, model.epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
         self._appearances = Appearances()
@@ -80,7 +80,7 @@ class Evaluation:
             kind_B,
             contexts.event_user_B,
             contexts.event_item_B,
-            np.where(scores.type_B == UNKNOWN, OTHER, contexts.event_type_B),  # the model tells no others apart
+            self._told_apart(contexts.event_type_B, scores),
             contexts.event_time_B,
             scores.target_B != 0,
             scores.support,
@@ -97,6 +97,11 @@ class Evaluation:
             watched_B = (kind_B == SCORED) if watched_B is None else watched_B & (kind_B == SCORED)
             alarms += self._segments.update(segment_B, -scores.log_prob_B, watched_B, event)
         return alarms + self.degradation.update(self.drift, alarms, event)
+
+    def _told_apart(self, type_B: Int64, scores: Scores) -> Int64:
+        """Return the types that the baselines are to guess: what the model's full vocabulary lacks is one type to all."""
+        full = scores.type_p_BY is not None and scores.type_p_BY.shape[1] > self._max_types
+        return np.where(scores.type_B == UNKNOWN, OTHER, type_B) if full else type_B
 
     def _outcomes(self, observed: Observed, scores: Scores) -> Outcomes:
         items, types, times = self._baselines.observe(observed) if self._baselines else ({}, {}, {})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import Worker, event, random_events, same_state
+from support import Worker, event, random_events, same_state, small_settings
 
 from incremental.evaluation import Evaluation
 from incremental.outcomes import MISS
@@ -162,3 +162,14 @@ def test_a_micro_batch_of_nothing_is_no_trouble():
     worker, evaluation, _ = evaluated(random_events(32))
     staged, scores, _ = worker.look([])
     assert evaluation.update(staged.contexts, scores, exclude_seen=False, event=32) == []
+
+
+def test_types_beyond_the_vocabulary_are_one_type_to_the_model_and_the_baselines():
+    """300 random types of which the model tells 4 apart: to say "another one" is right most of the time, for everyone."""
+    draw = np.random.default_rng(4)
+    events = [event(f"u{n % 9}", n % 12, 10.0 * n, kind=f"t{draw.integers(300)}") for n in range(900)]
+    _, evaluation, _ = evaluated(events, settings=small_settings(model={"max_types": 4}), batch=32)
+    heads = evaluation.prequential.result()["heads"]["event_type"]
+    assert heads["mode"]["accuracy"] > 0.9
+    assert heads["tidemill"]["accuracy"] == pytest.approx(heads["mode"]["accuracy"], abs=0.03)
+    assert heads["tidemill"]["log_loss"] < heads["mode"]["log_loss"] < 0.4
