@@ -44,5 +44,5 @@ def test_after_kill_9_it_goes_on_and_ends_with_the_bytes_of_its_journal(bench, c
     assert cli.main(["replay", topic, "-c", config, "--as-run", "--save", str(save), "--json", "-"]) == 0
     live = max((bench.folder / "state" / bench.name).glob("snapshot-*"))
     redone = max((save / bench.name).glob("snapshot-*"))
-    assert live.name == redone.name
+    assert live.name.startswith(redone.name)  # it may have been saved twice: when it was due, and at the end
     assert cli.main(["snapshot", "diff", str(live), str(redone), "-c", config]) == 0, capsys.readouterr().out
