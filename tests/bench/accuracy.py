@@ -34,6 +34,7 @@ from consumer.pipeline import Pipeline
 from consumer.ports import Record, TopicPartition
 from consumer.replay import Discard, ReplayOptions, replay
 from consumer.settings import Settings
+from consumer.settings_rules import broken_rules
 from incremental.learner import Learner
 from incremental.prequential import OURS
 from incremental.rehearsal import Rehearsal
@@ -69,7 +70,10 @@ def settings_of(options, seed):
         name, _, value = change.partition("=")
         section, _, key = name.partition(".")
         sections.setdefault(section, {})[key] = json.loads(value)
-    return Settings(**sections)
+    settings = Settings(**sections)
+    if problems := broken_rules(settings):
+        sys.exit("\n".join(problems))
+    return settings
 
 
 def prequential(options, seed):

@@ -71,6 +71,11 @@ def test_a_component_is_left_out(result):
     assert found["ablated"] == ["transformer", "own_items"]
 
 
+def test_a_component_that_there_is_not_is_refused(result):
+    with pytest.raises(SystemExit, match="no component is called that; did you mean transitions"):
+        result("--ablate", "transition")
+
+
 def test_the_last_session_alone_is_seen(result):
     """Sessions are a few events long, and what a user has done in those before is not there to be told again."""
     whole, last = (
