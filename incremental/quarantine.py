@@ -1,11 +1,11 @@
 """Quarantine: users who act far more than others and far less predictably are predicted for, but not learned from.
 
-A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events: a user with at
-least LEAST of them, and FAR_MORE times as many as the median user, whose mean log-loss is above that of the median user by a stated number of nats, and by SPREADS times
-the spread of all users' means, is left out of learning, and of the signals that drift is looked for in, until that is no
-longer so. Where fewer than LEAST_USERS are known there is no norm, and nobody is left out. Just after a change of
-everything the window holds users who acted before it, beside whom those who act now stand out wrongly: the policy
-pauses the rule then.
+A burst of bots would teach the model what no user will do. The rule looks at the latest WINDOW events. A user with at
+least LEAST of them, and FAR_MORE times as many as the median user, is left out of learning, and of the signals that
+drift is looked for in, for as long as the user's mean log-loss is above that of the median user by a stated number of
+nats and by SPREADS times the spread of all users' means. Where fewer than LEAST_USERS are known there is no norm, and
+nobody is left out. Just after a change of everything the window holds users who acted before it, beside whom those who
+act now stand out wrongly: the policy pauses the rule then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The component port: what the predictor asks of everything that can tell what a user does next.
+"""The components by name, and their port: what the predictor asks of everything that can tell what a user does next.
 
 Every component gives a distribution over the admitted items and one symbol `unknown` (row 0), already smoothed:
 `model.smoothing` says how. It never changes while it predicts; it learns after it was scored.
@@ -37,7 +37,7 @@ COMPONENTS = (
     *COUNTING,
     "latest_items",
 )
-"""All components, in the order of the mixture."""
+"""What can tell what comes next, in the order of the mixture's weights."""
 
 
 def left_out(names: str) -> list[str]:

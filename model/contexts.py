@@ -28,7 +28,7 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """A staged micro-batch. Keys are 64-bit hashes of ids (see `consumer.events.key64`); 0 is padding: the key of no item and of no type.
+    """A staged micro-batch. Keys are 64-bit hashes of ids (see `consumer.events.key64`); 0 is padding, nobody's key.
 
     `new_R` is the position of a row's first new event; positions before it are retained history. A user with many
     new events has several rows, each with a bounded history, so that T never exceeds twice the history length.

@@ -47,13 +47,6 @@ class Mixture:
         weights: Float64 = self._share[:-1] + self._share[-1] * self._blend[buckets]
         return weights
 
-    def combine(self, p_KSC: npt.NDArray[np.float32], buckets: Int64) -> Probability:
-        """Return the mixture's probability, [S, C]."""
-        mixed_SC: Probability = np.zeros(p_KSC.shape[1:], np.float32)
-        for p_SC, weight_S in zip(p_KSC, self.weights(buckets).T.astype(np.float32), strict=True):
-            mixed_SC += p_SC * weight_S[:, None]
-        return mixed_SC
-
     def learn(self, p_BK: Float64, buckets: Int64) -> None:
         """Learn from the probability each component gave to what happened, in stream order."""
         if not len(p_BK):
@@ -88,6 +81,14 @@ class Mixture:
         """Become what `state` holds."""
         self._share, self._blend = state.arrays["share"].copy(), state.arrays["blend"].copy()
         self._seen, self._events = state.arrays["seen"].copy(), int(state.values["events"])
+
+
+def combine(p_KSC: Probability, weights_KS: Probability) -> Probability:
+    """Return the mixture's probability by the weights of each state, [S, C]."""
+    mixed_SC: Probability = np.zeros(p_KSC.shape[1:], np.float32)
+    for p_SC, weight_S in zip(p_KSC, weights_KS, strict=True):
+        mixed_SC += p_SC * weight_S[:, None]
+    return mixed_SC
 
 
 @compiled

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from model.settings import ModelSettings
     from model.transformer_view import TransformerView
 
-"""What can tell what comes next, in the order of the mixture's weights."""
 SUMMITS = ("transformer", "next_item", "transitions", "co_occurrence", "similar_sessions")
 """Components whose largest probability among the candidates the ranker is told."""
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from model.candidates import Candidates, features, union
 from model.gaps import log_gaps
 from model.guests import first_rows, rows_of
-from model.mixture import bucket
+from model.mixture import bucket, combine
 from model.vocabulary import UNKNOWN, Rows
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class Predictor:
         model, states = self.model, np.arange(contexts.states)
         rows_QC = union(np.concatenate([rows for rows, _ in proposals], axis=1), model.items.height, LIST_LENGTH)
         p_MQC = np.stack([view.score(states, rows_QC) for view in views.all])
-        buckets = bucket(contexts.state_position_Q + 1)
-        mixture_QC = model.mixture.combine(p_MQC, buckets)
+        weights_MQ = model.mixture.weights(bucket(contexts.state_position_Q + 1)).T.astype(np.float32)
+        mixture_QC = combine(p_MQC, weights_MQ)
         mixture_QC[rows_QC == UNKNOWN] = 0.0
         if rows_QC.shape[1] > RANKED:
             best_QC, mixture_QC = heaviest_columns(mixture_QC, RANKED)
@@ -155,7 +155,6 @@ class Predictor:
             place_QC = states[:, None] * p_MQC.shape[2] + best_QC
             p_MQC = np.take(p_MQC.reshape(len(p_MQC), -1), place_QC, axis=1)
         rows_RT = rows_of(contexts, model.items)
-        weights_MQ = model.mixture.weights(buckets).T.astype(np.float32)
         told = features(
             contexts,
             rows_RT,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from support import same_state
 
-from model.mixture import BUCKETS, Mixture, bucket
+from model.mixture import BUCKETS, Mixture, bucket, combine
 
 
 def learn_stream(mixture, p_BK, buckets=None, batch=1):
@@ -33,8 +33,9 @@ def test_combining_is_the_weighted_sum():
     mixture.learn(np.array([[0.9, 0.1]] * 5), np.zeros(5, np.int64))
     p_KSC = draw.random((2, 3, 4)).astype(np.float32)
     buckets = np.array([0, 1, 0])
-    expected = np.einsum("ksc,sk->sc", p_KSC, mixture.weights(buckets))
-    assert mixture.combine(p_KSC, buckets) == pytest.approx(expected, abs=1e-6)
+    weights = mixture.weights(buckets)
+    expected = np.einsum("ksc,sk->sc", p_KSC, weights)
+    assert combine(p_KSC, weights.T.astype(np.float32)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_it_learns_the_best_component():
