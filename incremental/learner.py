@@ -24,7 +24,16 @@ import torch
 from incremental.adaptation import Adaptation
 from incremental.champion import Champion
 from incremental.interventions import intervene
-from incremental.plan import LearnPlan, Measures, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
+from incremental.plan import (
+    LearnPlan,
+    Measures,
+    dropout,
+    learning_rate,
+    rehearsal_targets,
+    rehearsal_windows,
+    seed_for,
+    step_of,
+)
 from incremental.quarantine import Quarantine, among
 from incremental.rehearsal import Among, Rehearsal
 from incremental.repeats import RepeatRule
@@ -175,7 +184,9 @@ class Learner:
         fresh = cut(contexts, self.model.settings.context, self.model.items, self.model.types).only(rows)
         rehearsed = self._rehearse(plan)
         batches = [batch for batch in (fresh, rehearsed) if batch is not None and len(batch.length_R)]
-        loss = self.model.transformer.learn(batches, step_of(plan, self.settings))
+        again = 0 if rehearsed is None else rehearsed.targets
+        dropped = dropout(self.model.settings.dropout, fresh.targets, again)
+        loss = self.model.transformer.learn(batches, step_of(plan, self.settings, dropped))
         self.steps += loss is not None and loss.applied
         return 0 if rehearsed is None else len(rehearsed.length_R), loss
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 REFERENCE_EVENTS = 256
 """The micro-batch for which learning rate and rehearsal are meant; smaller ones do proportionally less."""
+REHEARSALS = 2
+"""Rehearsed targets beside a new one for which dropout is meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +94,13 @@ def rehearsal_targets(settings: LearningSettings, events: int) -> int:
     return max(1, round(settings.rehearsal_targets * share))
 
 
-def step_of(plan: LearnPlan, settings: LearningSettings) -> LearningStep:
+def dropout(share: float, new: int, rehearsed: int) -> float:
+    """Drop the whole share where two rehearsed targets stand beside a new one: what is seen once cannot be overfitted."""
+    return share * min(1.0, rehearsed / max(1, REHEARSALS * new))
+
+
+def step_of(plan: LearnPlan, settings: LearningSettings, dropped: float) -> LearningStep:
     """Return the network's part of the plan."""
     return LearningStep(
-        plan.learning_rate, settings.weight_decay, settings.gradient_clip, settings.negatives, plan.seed
+        plan.learning_rate, settings.weight_decay, settings.gradient_clip, settings.negatives, dropped, plan.seed
     )

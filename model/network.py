@@ -28,6 +28,8 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 from model.gaps import BINS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from model.settings import ModelSettings
 
 INTERVALS = 64
@@ -40,17 +42,29 @@ def interval_bucket(gap_s: Tensor) -> Tensor:
     return torch.where(torch.isnan(gap_s), 0.0, bucket).clamp(max=INTERVALS - 1).long()
 
 
-def dropout(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Inverted dropout with its own generator; without one (prediction) nothing is dropped.
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """Inverted dropout with a generator of its own.
 
     `share` is met to 1 / 256: a random byte decides, which is drawn in a sixth of the time of a random float.
     """
-    dropped = min(255, round(256 * share))
-    if generator is None or dropped == 0:
-        return x
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-    return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+    share: float
+    generator: torch.Generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return `x` with the share of its numbers 0 and the others larger by as much."""
+        dropped = min(255, round(256 * self.share))
+        if dropped == 0:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=self.generator)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+
+def untouched(x: Tensor) -> Tensor:
+    """Return `x`: what a prediction has in the place of dropout."""
+    return x
 
 
 def rotation(positions_N: Tensor, width: int) -> Tensor:
@@ -109,7 +123,6 @@ class Block(nn.Module):
         super().__init__()
         dim = settings.dim
         self.heads = settings.heads
-        self.dropout = settings.dropout
         self.attention_norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -123,15 +136,15 @@ class Block(nn.Module):
         stretches: tuple[Stretch, ...],
         turn: Tensor,
         asked_P: Tensor | None,
-        generator: torch.Generator | None,
+        dropout: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Return the block's output for the tokens that are asked for, [P, D]; for all of them where that is None."""
         seen_ND = self.attend(self.attention_norm(x_ND), stretches, turn)
         if asked_P is not None:
             x_ND, seen_ND = x_ND.index_select(0, asked_P), seen_ND.index_select(0, asked_P)
-        x_PD = x_ND + dropout(self.out(seen_ND), self.dropout, generator)
+        x_PD = x_ND + dropout(self.out(seen_ND))
         fed_PD = self.feed_down(F.gelu(self.feed_up(self.feed_norm(x_PD))))
-        return x_PD + dropout(fed_PD, self.dropout, generator)
+        return x_PD + dropout(fed_PD)
 
     def attend(self, x_ND: Tensor, stretches: tuple[Stretch, ...], turn: Tensor) -> Tensor:
         """Causal multi-head attention within every sequence, before its output layer, [N, D]."""
@@ -155,7 +168,6 @@ class Network(nn.Module):
         super().__init__()
         dim, scale = settings.dim, 0.1
         self.scale = math.sqrt(dim)
-        self.dropout = settings.dropout
         self.width = dim // settings.heads
         self.begin = nn.Parameter(torch.randn(dim))
         self.types = nn.Parameter(torch.randn(settings.max_types + 1, dim) * scale)
@@ -179,18 +191,18 @@ class Network(nn.Module):
         tokens: Tokens,
         items_ND: Tensor,
         asked_P: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        dropout: Callable[[Tensor], Tensor] = untouched,
     ) -> Tensor:
         """Return the state after each token that is asked for, [P, D]; after all of them where `asked_P` is None.
 
-        The state after `begin` knows nothing, that after token i of a sequence its first i events. With a generator the
-        pass is a learning pass: dropout is drawn from it. Without, nothing is random.
+        The state after `begin` knows nothing, that after token i of a sequence its first i events. A learning pass has
+        dropout; without, nothing is random.
         """
-        x_ND = dropout(self.embed(tokens, items_ND), self.dropout, generator)
+        x_ND = dropout(self.embed(tokens, items_ND))
         turn = rotation(tokens.positions, self.width)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            x_ND = block(x_ND, tokens.stretches, turn, asked_P if number == last else None, generator)
+            x_ND = block(x_ND, tokens.stretches, turn, asked_P if number == last else None, dropout)
         states: Tensor = self.norm(x_ND)
         return states
 

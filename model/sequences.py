@@ -43,6 +43,11 @@ class Sequences:
         """Return some of the windows."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    @property
+    def targets(self) -> int:
+        """Events that are learned: all that are not context only."""
+        return int((self.length_R - self.first_target_R).sum())
+
     def laid(self) -> Laid:
         """Lay all windows end to end, groups of like length after one another."""
         parts = groups(self.length_R)

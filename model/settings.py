@@ -35,7 +35,7 @@ class ModelSettings(Section):
     context: Count = Field(48, json_schema_extra=IDENTITY)
     """Events of a user that the transformer looks back over; at most `history.length`."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.2, json_schema_extra=IDENTITY)
-    """Dropout while learning."""
+    """Dropout while learning, where events are rehearsed twice as often as they come; in proportion less where less."""
     max_items: Annotated[int, Field(ge=16)] = Field(1_000_000, json_schema_extra=IDENTITY)
     """Items in the vocabulary; when full, the item unseen for longest makes room."""
     min_count: Count = Field(1, json_schema_extra=IDENTITY)

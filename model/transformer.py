@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 from model.adam import Adam
 from model.gaps import Gaps, bin_of
 from model.item_table import INIT_SCALE, ItemTable
-from model.network import Network
+from model.network import Dropout, Network
 from model.sampled_softmax import sampled_softmax
 from model.sequences import Sequences, cut, joined
 from model.state import Array, State
@@ -46,6 +46,7 @@ class LearningStep:
     weight_decay: float
     gradient_clip: float
     negatives: int
+    dropout: float
     seed: int
 
 
@@ -110,7 +111,7 @@ class Transformer:
         rows = np.unique(np.concatenate([candidates, batch.items_RL.reshape(-1), [UNKNOWN]]))
         leaf = self.table.weight[torch.from_numpy(rows.astype(np.int64))].requires_grad_()
         bias = self.table.bias[torch.from_numpy(candidates.astype(np.int64))].requires_grad_()
-        h_PD = self._forward(batch, rows, leaf, generator)
+        h_PD = self._forward(batch, rows, leaf, Dropout(step.dropout, generator))
         losses = self._losses(h_PD, targets, leaf, rows, bias, candidates, log_q)
         if all(loss is None for loss in losses):
             return None
@@ -138,7 +139,7 @@ class Transformer:
         log_q = np.concatenate([np.zeros(len(positive)), np.full(len(negative), np.log(expected))])
         return np.concatenate([positive, negative]).astype(np.int32), torch.from_numpy(log_q.astype(np.float32))
 
-    def _forward(self, batch: Sequences, rows: Rows, leaf: Tensor, generator: torch.Generator) -> Tensor:
+    def _forward(self, batch: Sequences, rows: Rows, leaf: Tensor, dropout: Dropout) -> Tensor:
         """Return h [P, D] of the state before each target, in the order of `_Targets`."""
         self.network.train()
         row, column = np.nonzero(target_mask(batch))
@@ -147,7 +148,7 @@ class Transformer:
         laid = batch.laid()
         before_P = laid.begin_R[row] + column  # the event at `column` is the token after, since `begin` comes first
         items_ND = F.embedding(torch.from_numpy(np.searchsorted(rows, laid.items_N)), leaf)
-        h_PD: Tensor = self.network(laid.tokens, items_ND, torch.from_numpy(before_P), generator)
+        h_PD: Tensor = self.network(laid.tokens, items_ND, torch.from_numpy(before_P), dropout)
         return h_PD
 
     def _losses(

@@ -11,6 +11,7 @@ from consumer.ports import TopicPartition
 from consumer.snapshots import Image, Snapshots
 from incremental.learner import CONTEXT_ITEMS
 from model.item_table import ItemTable
+from model.transformer import Transformer
 
 PARTITION = TopicPartition(TOPIC, 0)
 
@@ -44,6 +45,19 @@ def test_what_was_done_is_reported():
     assert (second.events, second.admitted, second.rehearsed) == (8, 3, 4)
     assert second.loss.applied is True
     assert (worker.learner.batch, worker.learner.events, worker.learner.steps) == (2, 24, 2)
+
+
+def test_dropout_follows_what_is_rehearsed(monkeypatch):
+    steps = []
+    learn = Transformer.learn
+    monkeypatch.setattr(
+        Transformer, "learn", lambda self, batches, step: steps.append(step) or learn(self, batches, step)
+    )
+    worker = Worker(small_settings(model={"dropout": 0.4}, learning={"rehearsal_windows": 128, "rehearsal_targets": 8}))
+    worker.step([event("u", n % 5, 10.0 * n) for n in range(16)])
+    worker.step([event("u", n % 5, 1000.0 + n) for n in range(256)])
+    assert steps[0].dropout == 0.0  # nothing to rehearse yet
+    assert 0.0 < steps[1].dropout < 0.05  # about a window beside 256 new events
 
 
 def test_the_same_stream_gives_the_same_bytes():

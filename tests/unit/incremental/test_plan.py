@@ -1,7 +1,7 @@
 import pytest
 from support import Worker, random_events, same_state
 
-from incremental.plan import learning_rate, rehearsal_windows, seed_for, step_of
+from incremental.plan import dropout, learning_rate, rehearsal_windows, seed_for, step_of
 from incremental.settings import LearningSettings
 
 SETTINGS = LearningSettings(
@@ -29,6 +29,13 @@ def test_the_learning_rate_falls_to_a_floor_and_is_less_for_a_small_micro_batch(
 @pytest.mark.parametrize(("events", "windows"), [(256, 64), (64, 16), (1, 0), (0, 0), (512, 128)])
 def test_rehearsal_is_in_proportion_to_the_new_events(events, windows):
     assert rehearsal_windows(SETTINGS, events) == windows
+
+
+@pytest.mark.parametrize(
+    ("new", "rehearsed", "expected"), [(256, 512, 0.2), (256, 128, 0.05), (256, 0, 0.0), (10, 512, 0.2), (0, 512, 0.2)]
+)
+def test_less_is_dropped_where_less_is_learned_again(new, rehearsed, expected):
+    assert dropout(0.2, new, rehearsed) == pytest.approx(expected)
 
 
 def test_every_draw_has_a_seed_of_its_own():
@@ -60,6 +67,6 @@ def test_nothing_is_learned_from_nothing():
 def test_the_networks_part_of_a_plan():
     worker = Worker()
     plan = worker.learner.plan(worker.histories.stage(random_events(16)).contexts)
-    step = step_of(plan, SETTINGS)
-    assert (step.learning_rate, step.seed) == (plan.learning_rate, plan.seed)
+    step = step_of(plan, SETTINGS, 0.1)
+    assert (step.learning_rate, step.dropout, step.seed) == (plan.learning_rate, 0.1, plan.seed)
     assert (step.weight_decay, step.gradient_clip, step.negatives) == (0.0, 1.0, 2048)
