@@ -156,9 +156,9 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     yield _section(
         "Recent quality and drift",
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
-        "saw a watched signal rise: the stream changed, or the model got worse. A solid one: the policy acted on it. A "
-        "dotted one: the log-loss is back where it was. One of dots and dashes: it is not back, and what it is counts as "
-        "usual from there on.",
+        "saw a watched signal rise: the stream changed, or the model got worse. A thin one: only one component or one "
+        "segment did. A thick one: the policy acted. A dotted one: the log-loss is back where it was. One of dots and "
+        "dashes: it is not back, and what it is counts as usual from there on.",
         picture + table,
     )
 

@@ -19,8 +19,14 @@ COLOURS = 8
 _SERIES = [f"#0200{index:02x}" for index in range(COLOURS)]
 _VARIABLES |= {colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)}
 
-MARK_STYLES = {"policy acted": "-", "recovered": ":", "not recovered": "-."}
-"""Of marks that are not dashed."""
+MARK_STYLES = {
+    "drift detected": {"ls": (0, (4, 3)), "lw": 1.4},
+    "drift of one part": {"ls": "-", "lw": 0.6, "alpha": 0.45},
+    "policy acted": {"ls": "-", "lw": 1.8},
+    "recovered": {"ls": ":", "lw": 1.4},
+    "not recovered": {"ls": "-.", "lw": 1.4},
+}
+"""How the kinds of vertical marks are drawn."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MAX_POINTS = 600
@@ -85,12 +91,11 @@ def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str,
 
 
 def _draw_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
-    """Draw each place once per kind, the kinds told apart by their dashes."""
+    """Draw each place once per kind, the kinds told apart by dashes and width."""
     kinds = list(dict.fromkeys(kind for _, kind in marks))
     for kind in kinds:
         for number, place in enumerate(sorted({place for place, other in marks if other == kind})):
-            style = MARK_STYLES.get(kind, (0, (4, 3)))
-            axes.axvline(place, color=MARK, lw=1.4, ls=style, label=kind if number == 0 else None)
+            axes.axvline(place, color=MARK, label=kind if number == 0 else None, **MARK_STYLES[kind])
 
 
 def _draw_line(axes: Any, method: str, points: Sequence[tuple[float, float]], colour: int, *, markers: bool) -> None:

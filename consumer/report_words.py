@@ -46,11 +46,13 @@ SIGNALS = {
     "segment/log_loss": "log-loss of the mixture in a segment (nats)",
     "champion/network": "network: loss of its past copy, and of what came of it (nats)",
     "champion/ranker": "ranker: loss of its past copy, and of what came of it (nats)",
+    "champion/type_head": "head of event types: loss of its past copy, and of what came of it (nats)",
+    "champion/time_head": "head of times: loss of its past copy, and of what came of it (nats)",
     "recovered": "the log-loss is back where it was (nats)",
     "not_recovered": "the log-loss is not back, and taken for usual from now on (nats)",
 }
 
-ALARM_MARK, ACTION_MARK = "drift detected", "policy acted"
+ALARM_MARK, PART_MARK, ACTION_MARK = "drift detected", "drift of one part", "policy acted"
 END_MARKS = {"recovered": "recovered", "not_recovered": "not recovered"}
 """Kinds of vertical marks on the quality curve."""
 
@@ -59,7 +61,8 @@ def mark_of(signal: str, action: str) -> str | None:
     """Return the kind of mark of a drift record; None where nothing was found and nothing done."""
     if action == "keep":
         return None
-    return END_MARKS.get(signal, ALARM_MARK if action == "observe" else ACTION_MARK)
+    alarm = PART_MARK if signal.startswith(("log_loss/", "segment/")) else ALARM_MARK
+    return END_MARKS.get(signal, alarm if action == "observe" else ACTION_MARK)
 
 
 def in_words(action: str) -> str:
