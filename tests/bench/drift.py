@@ -34,7 +34,7 @@ from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
 from tests.bench.simulator import simulate
-from tests.bench.streams import STREAMS, read
+from tests.bench.streams import STREAMS, read, write
 
 HALF_LIVES = (10_000.0, 50_000.0, 200_000.0)
 NATURAL = {"globo_news_head": None, "online_retail_uci": 1}
@@ -79,6 +79,9 @@ def parse(arguments):
     parser.add_argument("--set", default="ml1m_pos", help="the log of streams b to g; without --data the simulator")
     parser.add_argument("--items", type=int, default=1500, help="of the simulator")
     parser.add_argument("--keep", metavar="DIR", help="keep prefixes and traces, and take what is kept there")
+    parser.add_argument(
+        "--write", metavar="DIR", help="run nothing: write the streams as event logs, STREAM-SEED.parquet"
+    )
     parser.add_argument("--merge", nargs="+", metavar="FILE", help="run nothing: join the objects of earlier runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
@@ -247,6 +250,17 @@ def bench(options):
     return judged(vars(options), streams)
 
 
+def written(options):
+    """Write the streams, but h, which is logs as they are; return the names of the files."""
+    folder, files = Path(options.write), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in [name for name in options.stream or STREAMS if name != "h"]:
+        for seed in [int(seed) for seed in options.seeds.split(",")]:
+            files.append(str(folder / f"{name}-{seed}.parquet"))
+            write(files[-1], STREAMS[name](log_of(options, name, seed), options.before, seed).log)
+    return {"written": files}
+
+
 def merged(files):
     """Return one object from those of several runs, each of some streams and seeds; of the same ones the last counts."""
     results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
@@ -276,7 +290,12 @@ def say(text):
 
 def main(arguments):
     options = parse(arguments)
-    result = merged(options.merge) if options.merge else bench(options)
+    if options.write:
+        result = written(options)
+    elif options.merge:
+        result = merged(options.merge)
+    else:
+        result = bench(options)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 BOT = 1 << 40
@@ -54,6 +55,12 @@ def read(path, limit=None, *, ties_seed=None):
     if ties_seed is None:
         return log
     return log[np.lexsort((np.random.default_rng(ties_seed).random(len(time)), time))]
+
+
+def write(path, log):
+    """Write a log as `tidemill replay` and `read` take it."""
+    columns = {"user_id": log.user, "item_id": log.item, "event_type": log.kind}
+    pq.write_table(pa.table(columns | {"timestamp": np.round(log.time * 1000).astype(np.int64)}), path)
 
 
 def stationary(log, before, seed):

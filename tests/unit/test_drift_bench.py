@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import same_state
+from support import same_state, small_settings
 
+from consumer.replay import ReplayOptions, replay
 from tests.bench import drift_figures as figures
-from tests.bench.drift import Prefixes, advanced, bench, merged, one_stream, parse, settings_of
+from tests.bench.drift import Prefixes, advanced, bench, main, merged, one_stream, parse, settings_of
 from tests.bench.keep import Keep
 from tests.bench.quiet import quiet
 from tests.bench.runner import Run
 from tests.bench.simulator import simulate
-from tests.bench.streams import STREAMS
+from tests.bench.streams import STREAMS, read
 
 SMALL = [
     *("--before", "9000", "--after", "4096", "--seeds", "0", "--items", "300", "--variants", "online,policy"),
@@ -189,3 +190,18 @@ def test_the_unchanged_log_is_kept_for_its_own_place_of_the_change(tmp_path):
     for before, after in ((400, 600), (600, 400)):
         options = parse([*SMALL, "--before", str(before), "--after", str(after), "--keep", str(tmp_path)])
         assert len(Prefixes(options, log, 0).unchanged().arrays()[0]) == after
+
+
+def test_streams_can_be_written_and_replayed(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TIDEMILL_BENCH_DATA", raising=False)  # the simulator's log
+    sizes = ["--before", "300", "--after", "200", "--items", "40"]
+    assert main(["--stream", "b", "--stream", "h", "--seeds", "0,1", *sizes, "--write", str(tmp_path), "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["written"]
+    assert [file.rpartition("/")[2] for file in files] == ["b-0.parquet", "b-1.parquet"]
+    log = STREAMS["b"](simulate(500, 1, items=40), 300, 1).log
+    back = read(files[1])
+    for column in ("user", "item", "kind"):
+        assert (getattr(back, column) == getattr(log, column)).all()
+    assert back.time == pytest.approx(log.time, abs=1e-3)
+    summary = replay(small_settings(), ReplayOptions(files[0]))
+    assert summary["events"] == 500
