@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from consumer.ports import StateStore
 
-FORMAT = 8
+FORMAT = 9
 MANIFEST = "manifest.json"
 PREFIX = "snapshot-"
 WORKER = "worker"

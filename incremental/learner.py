@@ -91,7 +91,6 @@ class Learner:
         self.repeats = RepeatRule(prediction.exclude_seen)
         self.batch = 0  # the last batch learned
         self.events = 0
-        self.steps = 0
 
     def plan(self, contexts: Contexts, *, learn: bool = True) -> LearnPlan:
         """Decide what will be learned from the next micro-batch; changes nothing."""
@@ -105,7 +104,7 @@ class Learner:
         return LearnPlan(
             batch,
             True,
-            learning_rate(settings, self.steps, events) * measures.learning_rate_factor,
+            learning_rate(settings, self.events, events) * measures.learning_rate_factor,
             rehearsal_windows(settings, events),
             rehearsal_targets(settings, events),
             settings.rehearsal_recent_share,
@@ -187,7 +186,6 @@ class Learner:
         again = 0 if rehearsed is None else rehearsed.targets
         dropped = dropout(self.model.settings.dropout, fresh.targets, again)
         loss = self.model.transformer.learn(batches, step_of(plan, self.settings, dropped))
-        self.steps += loss is not None and loss.applied
         return 0 if rehearsed is None else len(rehearsed.length_R), loss
 
     def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:
@@ -252,7 +250,7 @@ class Learner:
 
     def state(self) -> State:
         """Return everything that learning changed."""
-        state = State(values={"batch": self.batch, "events": self.events, "steps": self.steps})
+        state = State(values={"batch": self.batch, "events": self.events})
         state.put("model", self.model.state())
         state.put("rehearsal", self.rehearsal.state())
         state.put("repeats", self.repeats.state())
@@ -265,7 +263,7 @@ class Learner:
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         values = state.values
-        self.batch, self.events, self.steps = int(values["batch"]), int(values["events"]), int(values["steps"])
+        self.batch, self.events = int(values["batch"]), int(values["events"])
         self.model.load(state.take("model"))
         self.rehearsal.load(state.take("rehearsal"))
         self.repeats.load(state.take("repeats"))

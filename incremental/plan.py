@@ -76,9 +76,12 @@ def seed_for(seed: int, batch: int, purpose: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def learning_rate(settings: LearningSettings, step: int, events: int) -> float:
-    """Inverse square root decay down to a floor; scaled by the square root of a small micro-batch's share."""
-    decay = (1.0 + step / settings.learning_rate_decay_steps) ** -0.5
+def learning_rate(settings: LearningSettings, learned: int, events: int) -> float:
+    """Inverse square root decay down to a floor; scaled by the square root of a small micro-batch's share.
+
+    The decay is by events `learned` so far, not by steps: a quiet topic, whose micro-batches are small, is no older.
+    """
+    decay = (1.0 + learned / settings.learning_rate_decay_events) ** -0.5
     share = min(1.0, events / REFERENCE_EVENTS) ** 0.5
     return float(settings.learning_rate * max(settings.learning_rate_floor, decay) * share)
 

@@ -16,8 +16,8 @@ class LearningSettings(Section):
     """Whether this worker learns; without it the weights stay as they were loaded."""
     learning_rate: Positive = Field(8e-3, json_schema_extra=OPERATIONAL)
     """Peak learning rate of the network."""
-    learning_rate_decay_steps: Positive = Field(250.0, json_schema_extra=OPERATIONAL)
-    """The rate falls as (1 + step / this) ** -0.5 ..."""
+    learning_rate_decay_events: Positive = Field(64_000.0, json_schema_extra=OPERATIONAL)
+    """The rate falls as (1 + events learned / this) ** -0.5 ..."""
     learning_rate_floor: Share = Field(0.125, json_schema_extra=OPERATIONAL)
     """... down to this share of the peak: a stream never ends."""
     gradient_clip: Positive = Field(1.0, json_schema_extra=IDENTITY)

@@ -397,7 +397,7 @@ def test_a_redo_learns_as_it_was_planned_whatever_the_settings_of_learning_are_b
     other = {
         "enabled": False,
         "learning_rate": 1.0,
-        "learning_rate_decay_steps": 1.0,
+        "learning_rate_decay_events": 1.0,
         "learning_rate_floor": 1.0,
         "rehearsal_windows": 3,
         "rehearsal_recent_share": 0.5,

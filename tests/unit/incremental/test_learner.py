@@ -44,7 +44,7 @@ def test_what_was_done_is_reported():
     second = worker.step([event("u", n, 1000.0 + n) for n in range(8)]).learned
     assert (second.events, second.admitted, second.rehearsed) == (8, 3, 4)
     assert second.loss.applied is True
-    assert (worker.learner.batch, worker.learner.events, worker.learner.steps) == (2, 24, 2)
+    assert (worker.learner.batch, worker.learner.events) == (2, 24)
 
 
 def test_dropout_follows_what_is_rehearsed(monkeypatch):
@@ -135,7 +135,6 @@ def test_with_a_minimum_count_the_first_events_teach_nothing_and_break_nothing()
     worker = Worker(small_settings(model={"min_count": 2}))
     step = worker.step([event(f"u{n}", n) for n in range(16)])
     assert step.learned.loss is None
-    assert worker.learner.steps == 0
     assert worker.step([event(f"u{n}", n) for n in range(16)]).learned.admitted == 16
 
 
@@ -215,11 +214,10 @@ def test_a_step_that_is_not_finite_is_told_and_leaves_the_network(monkeypatch):
     transformer = worker.model.transformer
     staged, scores, _ = worker.look(random_events(16, seed=5))
     plan = worker.learner.plan(staged.contexts)
-    before, steps = transformer.state(), worker.learner.steps
+    before = transformer.state()
     monkeypatch.setattr("model.transformer.TYPE_LOSS", float("inf"))
     learned = worker.learner.learn(staged.contexts, scores, plan, worker.learner.left_out(plan))
     assert learned.loss.applied is False
-    assert worker.learner.steps == steps
     rows = len(before.arrays["table.weight"])
     for name, array in transformer.state().arrays.items():
         mine = array[:rows] if name.startswith("table.") else array

@@ -5,25 +5,25 @@ from incremental.plan import dropout, learning_rate, rehearsal_windows, seed_for
 from incremental.settings import LearningSettings
 
 SETTINGS = LearningSettings(
-    learning_rate=0.01, learning_rate_decay_steps=100.0, learning_rate_floor=0.25, rehearsal_windows=64
+    learning_rate=0.01, learning_rate_decay_events=25_600.0, learning_rate_floor=0.25, rehearsal_windows=64
 )
 
 
 @pytest.mark.parametrize(
-    ("step", "events", "expected"),
+    ("learned", "events", "expected"),
     [
         (0, 256, 0.01),
-        (300, 256, 0.005),
-        (1500, 256, 0.0025),
-        (10**9, 256, 0.0025),
+        (76_800, 256, 0.005),
+        (384_000, 256, 0.0025),
+        (10**12, 256, 0.0025),
         (0, 64, 0.005),
         (0, 10_000, 0.01),
-        (300, 64, 0.0025),
+        (76_800, 64, 0.0025),
         (0, 0, 0.0),
     ],
 )
-def test_the_learning_rate_falls_to_a_floor_and_is_less_for_a_small_micro_batch(step, events, expected):
-    assert learning_rate(SETTINGS, step, events) == pytest.approx(expected)
+def test_the_learning_rate_falls_to_a_floor_and_is_less_for_a_small_micro_batch(learned, events, expected):
+    assert learning_rate(SETTINGS, learned, events) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("events", "windows"), [(256, 64), (64, 16), (1, 0), (0, 0), (512, 128)])
