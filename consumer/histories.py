@@ -212,6 +212,7 @@ class Stage:
         self._limit, self._rules, self._partitions, self._rewound = settings.length, rules, partitions, rewound
         self._additions: dict[tuple[TopicPartition, int], Addition] = {}
         self._row_of: list[tuple[Addition, int, int]] = []  # addition, its events [first, ...) and their number
+        self._earlier: list[int] = []  # row that each row goes on from, -1: none
         self._moments: list[list[int]] = []  # of each row's states: events of the micro-batch before each
         self._row_B: list[int] = []
         self._kept_B: list[int] = []  # place among the row's new events after this event was seen
@@ -237,6 +238,7 @@ class Stage:
 
     def _begin_row(self, addition: Addition) -> None:
         moment = self._moments[addition.rows[-1]][-1] if addition.rows else len(self._row_B)
+        self._earlier.append(addition.rows[-1] if addition.rows else -1)
         addition.rows.append(len(self._row_of))
         self._row_of.append((addition, len(addition.events), 0))
         self._moments.append([moment])
@@ -317,6 +319,7 @@ class Stage:
             length_R,
             new_R,
             np.array([addition.user_key for addition, _, _ in self._row_of], np.int64),
+            np.array(self._earlier, np.int32),
             state_row_Q,
             state_position_Q.astype(np.int32),
             before_B,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from incremental.signals import NEARBY
 
-BASELINES = ("markov", "own_recent", "own_frequent", "recent_popularity", "popularity")
+BASELINES = (
+    *("markov", "markov_latest", "own_recent", "own_frequent", "own_frequent_latest"),
+    *("recent_popularity", "popularity"),
+)
+WITH_TIES = ("markov", "own_frequent")
+"""Baselines that another one betters by how it treats ties: pictures are without them."""
 
 COMPONENT = "One of the model's components, alone."
 
@@ -12,8 +17,10 @@ METHODS = {
     "tidemill": "The model: several components, ranked and mixed by what they were worth so far, learning as it goes.",
     "transformer": "The model's neural network alone.",
     "markov": "What most often followed the user's previous item.",
+    "markov_latest": "What most often followed the user's previous item; of equals, what did so latest.",
     "own_recent": "The user's own latest items, latest first.",
     "own_frequent": "The user's own most frequent items.",
+    "own_frequent_latest": "The user's own most frequent items; of equals, the latest.",
     "recent_popularity": "What most users chose lately; of three half-lives the best in hindsight.",
     "popularity": "What most users chose since the beginning.",
 }

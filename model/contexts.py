@@ -31,7 +31,9 @@ class Contexts:
     """A staged micro-batch. Keys are 64-bit hashes of ids (see `consumer.events.key64`); 0 is padding, nobody's key.
 
     `new_R` is the position of a row's first new event; positions before it are retained history. A user with many
-    new events has several rows, each with a bounded history, so that T never exceeds twice the history length.
+    new events has several rows, each with a bounded history, so that T never exceeds twice the history length:
+    `earlier_R` is the row that a row goes on from, -1 for the first. A user of two partitions has two histories, and rows
+    of each.
     `event_item_B` and `event_type_B` are the keys of what happened; `event_time_B` is NaN where times are unknown.
     `learn_B` is false for events that are predicted for but neither ranked nor learned (late or repeated ones, by
     the rule in the settings); these have before_B == after_B. `first_B` marks events of users with no history.
@@ -50,6 +52,7 @@ class Contexts:
     length_R: Int32
     new_R: Int32
     user_R: Int64  # keys of users
+    earlier_R: Int32
     state_row_Q: Int32
     state_position_Q: Int32
     before_B: Int32  # index into Q

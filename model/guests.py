@@ -13,7 +13,7 @@ import numpy as np
 from model.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
-    from model.contexts import Bool, Contexts, Int64
+    from model.contexts import Contexts, Int64
     from model.vocabulary import Rows, Vocabulary
 
 
@@ -47,17 +47,8 @@ def _numbers(contexts: Contexts) -> Int64:
     inside = np.flatnonzero(contexts.before_B != contexts.after_B)
     place = contexts.state_position_Q[contexts.after_B[inside]]
     number_RT[contexts.event_row_B[inside], place] = inside
-    for row in np.flatnonzero(~first_rows(contexts)).tolist():  # it begins with events of the user's rows before it
-        before = np.flatnonzero(contexts.user_R[:row] == contexts.user_R[row])
-        new = np.concatenate([number_RT[other, contexts.new_R[other] : contexts.length_R[other]] for other in before])
-        stop = contexts.new_R[row]
-        held = min(stop, len(new))
-        number_RT[row, stop - held : stop] = new[len(new) - held :]
+    for row in np.flatnonzero(contexts.earlier_R >= 0).tolist():  # it begins with what the row before it ends with
+        before, stop = contexts.earlier_R[row], contexts.new_R[row]
+        end = contexts.length_R[before]
+        number_RT[row, :stop] = number_RT[before, end - stop : end]
     return number_RT
-
-
-def first_rows(contexts: Contexts) -> Bool:
-    """Whether each row [R] is the first of its user."""
-    first_R = np.zeros(len(contexts.user_R), np.bool_)
-    first_R[np.unique(contexts.user_R, return_index=True)[1]] = True
-    return first_R

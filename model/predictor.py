@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.candidates import Candidates, features, union
 from model.gaps import log_gaps
-from model.guests import first_rows, rows_of
+from model.guests import rows_of
 from model.mixture import bucket, combine
 from model.vocabulary import UNKNOWN, Rows
 
@@ -239,7 +239,7 @@ class Predictor:
         """Rank in what was published after the user's previous event; in the same micro-batch that is `rank_B`."""
         published = contexts.emitted_BK.any(axis=1)
         emitted = rank_in(contexts.emitted_BK, contexts.event_item_B)
-        goes_on_R = ~first_rows(contexts)
+        goes_on_R = contexts.earlier_R >= 0
         row_B, position_B = contexts.event_row_B, contexts.state_position_Q[contexts.before_B]
         in_batch = (position_B >= contexts.new_R[row_B]) | goes_on_R[row_B]
         return np.where(published, emitted, np.where(in_batch, rank_B, MISS)).astype(np.int32)

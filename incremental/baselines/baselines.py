@@ -75,10 +75,10 @@ class _Scores:
 class Baselines:
     """Popularity, Markov and own-item baselines, with simple guesses of the next type and time.
 
-    Every list backs off to recent popularity where it is short. Ties count against the method. A user's kept items
-    are those of the latest `history_length` events; an event of kind FIRST starts a user anew, as it does in the
-    histories. Bounded: beyond `max_users` the user unseen for longest is dropped, for `max_items` and
-    `max_successors` see `ItemBaselines`.
+    Every list backs off to recent popularity where it is short. Ties count against the method, where its name does not
+    say otherwise. A user's kept items are those of the latest `history_length` events; an event of kind FIRST starts a
+    user anew, as it does in the histories. Bounded: beyond `max_users` the user unseen for longest is dropped, for
+    `max_items` and `max_successors` see `ItemBaselines`.
     """
 
     def __init__(

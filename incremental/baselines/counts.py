@@ -54,17 +54,31 @@ class CountedItems:
             self.of[item] = count - 1
             self._ascending[bisect_left(self._ascending, count)] = count - 1
 
-    def rank(self, item: int, hidden: Collection[int]) -> int:
-        """Return how many other items, those in `hidden` left out, are counted at least as often.
+    def ranks(self, item: int, hidden: Collection[int]) -> tuple[int, int]:
+        """Return how many other items, those in `hidden` left out, stand before one that is counted and not hidden.
 
-        The item itself must be counted and not hidden.
+        First where all that are counted as often do, then where only those of them do that occurred later. A rank of 20
+        or more may be a larger one.
         """
         count = self.of[item]
-        rank = len(self._ascending) - bisect_left(self._ascending, count) - 1
-        if not hidden or rank >= RANKS + len(hidden):
-            return rank
-        get = self.of.get
-        return rank - sum(get(other, 0) >= count for other in hidden)
+        at_least = len(self._ascending) - bisect_left(self._ascending, count) - 1
+        more = len(self._ascending) - bisect_right(self._ascending, count)
+        if more >= RANKS + len(hidden):
+            return at_least, more
+        if hidden:
+            counts = [self.of.get(other, 0) for other in hidden]
+            at_least -= sum(other >= count for other in counts)
+            more -= sum(other > count for other in counts)
+        return at_least, more if at_least == more else more + self._later(item, count, hidden)
+
+    def _later(self, item: int, count: int, hidden: Collection[int]) -> int:
+        """Return how many others of the same count occurred later, RANKS at most."""
+        later = 0
+        for other, times in reversed(self.of.items()):
+            if other == item or later == RANKS:
+                break
+            later += times == count and other not in hidden
+        return later
 
     def position(self, item: int) -> int:
         """Return how many other items occurred later, LEFT where there are 20 or more."""

@@ -8,6 +8,9 @@ methods spread evenly:
     markov, own_frequent              q(i) = (c(i) + T·r(i)) / (n + T)
     own_recent                        q(i) = (n·w(i) + T·r(i)) / (n + T),  w(i) ∝ 1 / (1 + position), latest 20 only
 
+Counts are whole numbers and often equal, which counts against the first two. markov_latest and own_frequent_latest are
+the same, but of equal counts the one that came latest stands first.
+
 The last three are Witten-Bell smoothing (Witten & Bell 1991): a list that saw many different items trusts itself
 less. Without a list q = r. `exclude_seen` changes ranks, never probabilities.
 """
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 HALF_LIVES = {"popularity": inf} | {f"recent_popularity@{events}": float(events) for events in (1000, 10_000, 100_000)}
 BACK_OFF = "recent_popularity@10000"
-OWN_METHODS = ("markov", "own_recent", "own_frequent")
+OWN_METHODS = ("markov", "markov_latest", "own_recent", "own_frequent", "own_frequent_latest")
 ITEM_METHODS = (*HALF_LIVES, *OWN_METHODS)
 
 _NOTHING: Mapping[int, int] = {}
@@ -73,15 +76,13 @@ class ItemBaselines:
         if item in hidden or item not in self._seen:
             return [LEFT] * len(ITEM_METHODS)
         ranks = [counts.rank(item, hidden) for counts in self._popularity]
-        ranks.append(self._markov_rank(item, kept, hidden))
+        ranks += self._markov_ranks(item, kept, hidden)
         if own is None or hidden:
-            backed_off = self._recent.rank(item, hidden)
-            ranks += (backed_off, backed_off)
+            ranks += [self._recent.rank(item, hidden)] * 3
         elif item in own.of:
-            ranks += (own.position(item), _or_left(own.rank(item, ())))
+            ranks += (own.position(item), *map(_or_left, own.ranks(item, ())))
         else:
-            backed_off = self._after(len(own.of), item, own.of)
-            ranks += (backed_off, backed_off)
+            ranks += [self._after(len(own.of), item, own.of)] * 3
         return ranks
 
     def log_probs(self, item: int, kept: KeptItems | None, support: int) -> list[float]:
@@ -90,36 +91,38 @@ class ItemBaselines:
         shares = [counts.share(item) for counts in self._popularity]
         recent = self._recent.share(item)
         if kept is None:
-            shares += (recent, recent, recent)
+            shares += [recent] * len(OWN_METHODS)
         else:
             successors = self._successors.get(kept.events[-1])
-            shares.append(recent if successors is None else _smoothed_count(successors, item, recent))
-            shares += (_smoothed_position(kept.counts, item, recent), _smoothed_count(kept.counts, item, recent))
+            after = recent if successors is None else _smoothed_count(successors, item, recent)
+            own = _smoothed_count(kept.counts, item, recent)
+            shares += (after, after, _smoothed_position(kept.counts, item, recent), own, own)
         return [log(floor + rest * share) for share in shares]
 
     def learn(self, item: int, kept: KeptItems | None) -> None:
         """Count one event of a user whose items before it are `kept`."""
         for counts in self._popularity:
             counts.learn(item)
-        if kept is not None:
+        if kept is not None and kept.events[-1] in self._seen:
             self._follow(kept.events[-1], item)
         self._seen[item] = None
         self._seen.move_to_end(item)
         if len(self._seen) > self._max_items:
             self._forget_stalest()
 
-    def _markov_rank(self, item: int, kept: KeptItems | None, hidden: Mapping[int, int]) -> int:
+    def _markov_ranks(self, item: int, kept: KeptItems | None, hidden: Mapping[int, int]) -> list[int]:
+        """Return the target's rank by `markov` and `markov_latest`."""
         successors = self._successors.get(kept.events[-1]) if kept is not None else None
         if successors is None:
-            return self._recent.rank(item, hidden)
+            return [self._recent.rank(item, hidden)] * 2
         if item in successors.of:
-            return _or_left(successors.rank(item, hidden))
+            return [_or_left(rank) for rank in successors.ranks(item, hidden)]
         if not hidden:
-            return self._after(len(successors.of), item, successors.of)
+            return [self._after(len(successors.of), item, successors.of)] * 2
         if self._recent.raw_rank(item) >= 2 * RANKS + len(hidden):
-            return LEFT
+            return [LEFT] * 2
         listed = [other for other in successors.of if other not in hidden]
-        return self._after(len(listed), item, [*listed, *hidden])
+        return [self._after(len(listed), item, [*listed, *hidden])] * 2
 
     def _after(self, listed: int, item: int, before: Collection[int]) -> int:
         """Return the rank in recent popularity behind a list of `listed` items; `before`: those and the hidden ones."""

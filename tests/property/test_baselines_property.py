@@ -17,7 +17,9 @@ HALF_LIVES = {
     "recent_popularity@10000": 10_000,
     "recent_popularity@100000": 100_000,
 }
-NAMES = [*HALF_LIVES, "markov", "own_recent", "own_frequent"]
+LATEST = "_latest"
+"""End of the names of methods by which of equal counts the latest stands first."""
+NAMES = [*HALF_LIVES, "markov", f"markov{LATEST}", "own_recent", "own_frequent", f"own_frequent{LATEST}"]
 
 
 class Naive:
@@ -26,7 +28,7 @@ class Naive:
     def __init__(self, history_length, epsilon):
         self.length, self.epsilon = history_length, epsilon
         self.users = {}
-        self.pairs = {}
+        self.pairs, self.order = {}, {}
         self.weights = {name: Counter() for name in HALF_LIVES}
         self.increment = dict.fromkeys(HALF_LIVES, 1.0)
 
@@ -36,10 +38,17 @@ class Naive:
         recent = self.weights["recent_popularity@10000"]
         if name in HALF_LIVES:
             return dict(self.weights[name]), {}
-        if name == "markov":
-            return dict(self.pairs.get(kept[-1], {})) if kept else {}, recent
-        if name == "own_frequent":
-            return dict(Counter(kept)), recent
+        if name.startswith("markov"):
+            counts, order = (self.pairs.get(kept[-1], {}), self.order.get(kept[-1], [])) if kept else ({}, [])
+        elif name.startswith("own_frequent"):
+            counts, order = Counter(kept), kept
+        else:
+            counts = None
+        if counts is not None:
+            late = {
+                item: place for place, item in enumerate(order)
+            }  # of equals the latest, but less than a whole count
+            return {i: n + (late[i] / 1e6 if name.endswith(LATEST) else 0) for i, n in counts.items()}, recent
         return {item: position for position, item in enumerate(kept)}, recent
 
     def rank(self, name, user, item, exclude):
@@ -63,6 +72,7 @@ class Naive:
             return {i: w / sum(own.values()) for i, w in own.items()}
         if not own:
             return r
+        own = own if name == "own_recent" else {i: int(s) for i, s in own.items()}
         n, t = sum(own.values()), len(own)
         if name == "own_recent":
             n = len(self.users[user])
@@ -81,6 +91,7 @@ class Naive:
         kept = self.users.setdefault(user, [])
         if kept:
             self.pairs.setdefault(kept[-1], Counter())[item] += 1
+            self.order.setdefault(kept[-1], []).append(item)
         kept.append(item)
         del kept[: -self.length]
 

@@ -16,12 +16,15 @@ from model.vocabulary import UNKNOWN, Vocabulary
 
 
 @st.composite
-def batches(draw):
-    """Users are items too; some events are late and left out."""
-    one = st.tuples(st.integers(1, 6), st.integers(1, 14), st.sampled_from("sst"), st.integers(0, 5))
+def batches(draw, min_size=1, partitions=1):
+    """Users are items too; some events are late and left out. With two partitions a user may act in both."""
+    one = st.tuples(
+        *(st.integers(1, 6), st.integers(1, 14), st.sampled_from("sst"), st.integers(0, 5)),
+        *(st.integers(0, partitions - 1), st.integers(0, 10_000), st.sampled_from(("view", "buy"))),
+    )
     return [
-        event(user, item, session=session, late=late == 0)
-        for user, item, session, late in draw(st.lists(one, min_size=1, max_size=24))
+        event(user, item, 1e9 + time, session=session, late=late == 0, partition=partition, kind=kind)
+        for user, item, session, late, partition, time, kind in draw(st.lists(one, min_size=min_size, max_size=24))
     ]
 
 
@@ -35,19 +38,25 @@ def told(worker, events, hidden):
 
 
 @settings(max_examples=30, deadline=None)
-@given(batches(), batches(), batches(), st.sets(st.integers(1, 6), max_size=2), st.integers(1, 24), st.integers(4, 12))
-def test_what_comes_later_in_the_micro_batch_changes_nothing(first, unlearned, second, hidden, stop, length):
-    worker = Worker(small_settings(input={"on_late": "skip"}, history={"length": length}))
+@given(
+    *(batches(partitions=2), batches(partitions=2), batches(partitions=2), batches(min_size=0, partitions=2)),
+    *(st.sets(st.integers(1, 6), max_size=2), st.integers(1, 24), st.integers(4, 12)),
+)
+def test_what_comes_later_in_the_micro_batch_changes_nothing(first, unlearned, second, others, hidden, stop, length):
+    worker = Worker(small_settings(input={"on_late": "skip"}, history={"length": length}), partitions=(0, 1))
     worker.step(first)
     worker.step(unlearned, learn=False)  # histories may hold items that were never admitted
     before = worker.learner.state()
     _, scores, predictions = told(worker, second, hidden)
-    _, earlier, said = told(worker, second[:stop], hidden)
+    _, earlier, said = told(worker, second[:stop] + others, hidden)
     stop = min(stop, len(second))
-    assert (scores.target_B[:stop] == UNKNOWN).tolist() == (earlier.target_B == UNKNOWN).tolist()
-    assert scores.log_prob_B[:stop] == pytest.approx(earlier.log_prob_B, abs=1e-4)
-    assert predictions.p_BK[:stop] == pytest.approx(said.p_BK, abs=1e-5)
-    assert scores.p_BM[:stop] == pytest.approx(earlier.p_BM, abs=1e-5)
+    assert (scores.target_B[:stop] == UNKNOWN).tolist() == (earlier.target_B[:stop] == UNKNOWN).tolist()
+    assert scores.log_prob_B[:stop] == pytest.approx(earlier.log_prob_B[:stop], abs=1e-4)
+    assert predictions.p_BK[:stop] == pytest.approx(said.p_BK[:stop], abs=1e-5)
+    assert scores.p_BM[:stop] == pytest.approx(earlier.p_BM[:stop], abs=1e-5)
+    for one, other in ((scores.type_p_BY, earlier.type_p_BY), (scores.gap_quantiles_B3, earlier.gap_quantiles_B3)):
+        assert (one is None) == (other is None)
+        assert one is None or one[:stop] == pytest.approx(other[:stop], rel=1e-4, abs=1e-5, nan_ok=True)
     worker.model.items.see_off()
     assert same_state(before, worker.learner.state())  # guests leave no trace
 
@@ -115,3 +124,19 @@ def test_guests_come_and_go_and_the_vocabulary_is_what_it_was(keys, admitted, ro
     for vocabulary in (one, other):
         vocabulary.observe(np.array(keys, np.int64), names, 1000)
     assert same_state(one.state(), other.state())
+
+
+def test_what_a_user_does_in_another_partition_is_not_taken_for_this_ones_history():
+    """Item 777 is in the history of partition 1, never admitted; that somebody will have it is known to nobody before."""
+    said = []
+    for item in (777, 778):
+        worker = Worker(small_settings(), partitions=(0, 1))
+        worker.run([event(n % 5, n % 11, 1e9 + n) for n in range(120)])
+        worker.step([event("u", 777, 2e9, partition=1)], learn=False)
+        mine = [event("u", 1, 2e9 + 1), event("u", 2, 2e9 + 2, partition=1), event("u", 5, 2e9 + 3, partition=1)]
+        later = [event("v", item, 2e9 + 4), event("u", 3, 2e9 + 5)]
+        contexts, scores, predictions = told(worker, [*mine, *later], set())
+        assert contexts.earlier_R.tolist() == [-1, -1, -1]
+        assert key64(777) not in predictions.keys_BK[:3]
+        said.append((scores.log_prob_B[:3].tolist(), predictions.keys_BK[:3].tolist()))
+    assert said[0] == said[1]

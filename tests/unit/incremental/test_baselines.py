@@ -7,7 +7,7 @@ import pytest
 from incremental.baselines import Baselines
 from incremental.baselines.counts import CountedItems, DecayedCounts
 from incremental.baselines.event_types import MAX_TYPES, TypeBaselines
-from incremental.baselines.items import ItemBaselines
+from incremental.baselines.items import ItemBaselines, KeptItems
 from incremental.baselines.times import RESOLUTION, GapHistogram
 from incremental.outcomes import FIRST, IGNORED, MISS, SCORED, Observed
 
@@ -115,7 +115,24 @@ def test_halving_drops_the_rarest_and_among_equals_the_oldest():
     counts.halve()
     assert dict(counts.of) == {2: 2, 4: 3, 5: 1}
     assert counts.total == 6
-    assert [counts.rank(item, ()) for item in (4, 2, 5)] == [0, 1, 2]
+    assert [counts.ranks(item, ()) for item in (4, 2, 5)] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_of_equal_counts_the_latest_is_first_where_the_name_says_so():
+    for item, with_ties, latest in ((7, 1, 0), (6, 1, 1)):
+        seen = Baselines(8, 0.01, 10).observe(observed([1, 1, 1, 1, 1, 1], [5, 6, 5, 7, 5, item]))
+        assert (ranks(seen, "markov")[-1], ranks(seen, "markov_latest")[-1]) == (with_ties, latest)
+        assert (ranks(seen, "own_frequent")[-1], ranks(seen, "own_frequent_latest")[-1]) == (with_ties + 1, latest + 1)
+
+
+def test_successors_are_bounded_where_users_return_after_their_item_was_forgotten():
+    items = ItemBaselines(4, 0.01, max_items=3, max_successors=8)
+    kept = {user: KeptItems() for user in range(5)}
+    for number in range(200):
+        user = number % 5
+        items.learn(number, kept[user] if kept[user].events else None)
+        kept[user].add(number, 4)
+    assert len(items._successors) <= 3
 
 
 def test_an_item_keeps_a_bounded_number_of_successors():
@@ -133,8 +150,10 @@ def test_counted_items_agree_with_counting_by_hand():
         kept.append(item)
         if len(kept) > 30:
             counts.remove(kept.pop(0))
-        expected = sum(kept.count(other) >= kept.count(item) for other in set(kept) - {item})
-        assert counts.rank(item, ()) == expected
+        others = {other: kept.count(other) - kept.count(item) for other in set(kept) - {item}}
+        later = sum(more == 0 and kept[::-1].index(other) < kept[::-1].index(item) for other, more in others.items())
+        at_least, more = (sum(difference >= least for difference in others.values()) for least in (0, 1))
+        assert counts.ranks(item, ()) == (at_least, more + later)
         assert counts.total == len(kept)
 
 
