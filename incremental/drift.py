@@ -11,6 +11,8 @@ many events are harder than usual. What it tells when it goes off is KNOWN_MISSE
 events the share of hits that is lost tells best whether all of the traffic has changed or only a part of it. Page-Hinkley
 alone watches it: it goes off when about that many blocks are behind the change.
 
+Another, UNKNOWN, is seen by its detectors as the root of the share.
+
 Only a rise counts. After an alarm all detectors of the signal begin anew with what comes next.
 
 A detector cannot be saved, so it is defined by what it was fed: the block means since its last beginning are kept, at
@@ -48,7 +50,7 @@ LEAST_SPREAD = 0.03
 ALLOWANCE = 0.5
 """Page-Hinkley: spreads above the mean that count as no change."""
 KSWIN_BLOCKS = 4
-LOST_HITS, KNOWN_MISSES = "lost_hits", "misses/known"
+LOST_HITS, KNOWN_MISSES, UNKNOWN = "lost_hits", "misses/known", "unknown"
 SEGMENT_LOSS = "segment/log_loss"
 """What a segment's alarm is called; the detectors of single segments have a number behind it."""
 SUDDEN_BLOCKS = 6
@@ -228,6 +230,10 @@ class _Watch:
         """Return what a block counts as."""
         return sum(block) / BLOCK_EVENTS
 
+    def _scaled(self, level: float) -> float:
+        """Return what the detectors see of a block."""
+        return level
+
     def _rise(self) -> Change | None:
         """Return how the signal rose, None where it did not."""
         return rise(self._blocks)
@@ -262,6 +268,7 @@ class _Watch:
     def _feed(self, value: float) -> list[str]:
         """Let all detectors see a block mean; return the names of those that went off."""
         self._blocks.append(value)
+        value = self._scaled(value)
         went_off = self._standardised(value)
         if self._adwin is not None:
             self._adwin.update(value)
@@ -295,8 +302,22 @@ class _LostHitsWatch(_Watch):
         return sorted(block)[SUDDEN_PLACE]
 
 
+class _UnknownWatch(_Watch):
+    """The same for UNKNOWN, whose rare events come in bursts: one user may bring a dozen.
+
+    Its detectors see the root of a share, of which the spread is the same for any share of independent events (Bartlett
+    1936) and which makes less of a burst: in a changing catalogue everyone meets new items now and then.
+    """
+
+    def _scaled(self, level: float) -> float:
+        return sqrt(level)
+
+
+WATCHES = {LOST_HITS: _LostHitsWatch, UNKNOWN: _UnknownWatch}
+
+
 def _watch(signal: str, tests: int) -> _Watch:
-    return (_LostHitsWatch if signal == LOST_HITS else _Watch)(tests, detectors_of(signal))
+    return WATCHES.get(signal, _Watch)(tests, detectors_of(signal))
 
 
 def rise(blocks: Sequence[float]) -> Change | None:

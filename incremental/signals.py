@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from incremental.drift import KNOWN_MISSES, LOST_HITS
+from incremental.drift import KNOWN_MISSES, LOST_HITS, UNKNOWN
 from incremental.outcomes import IGNORED, SCORED
 from incremental.quarantine import NOBODY
 from model.state import State
@@ -48,7 +48,7 @@ def names(components: Sequence[str]) -> list[str]:
         "misses",
         KNOWN_MISSES,
         LOST_HITS,
-        "unknown",
+        UNKNOWN,
         "event_type",
         "time_gap",
         "active_users",
@@ -84,7 +84,7 @@ class Signals:
         gap_B = log_gap_B[counted_B]
         bucket_B = np.minimum(gap_B[np.isfinite(gap_B)] * (2.0 / np.log(2.0)), GAPS - 1).astype(np.int64)
         values = {
-            "unknown": (~observed.admitted_B[counted_B]).astype(np.float64),
+            UNKNOWN: (~observed.admitted_B[counted_B]).astype(np.float64),
             "event_type": self._types.update(type_B[counted_B]),
             "time_gap": self._gaps.update(bucket_B),
             "active_users": self._nearby.update(observed.user_B[counted_B]),

@@ -83,6 +83,30 @@ def test_a_growing_share_of_unknown_items_is_detected():
     assert found[0].event < 32_000
 
 
+def unknown_items(seed, count, *, bursts, spread):
+    """Some users bring a dozen unknown items at once; others meet one now and then."""
+    rng = np.random.default_rng(seed)
+    values = (rng.random(count) < spread).astype(float)
+    for start in np.flatnonzero(rng.random(count) < bursts / 12):
+        values[start : start + 12] = 1.0
+    return values
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_catalogue_that_changes_is_told_from_users_who_bring_many_unknown_items(seed, monkeypatch):
+    before = unknown_items(seed, 50_000, bursts=0.012, spread=0.001)
+    after = unknown_items(seed + 100, 8_000, bursts=0.012, spread=0.03)
+    values = np.concatenate([before, after])
+    flat = np.full(len(values), 2.0)
+    found = feed(DriftMonitor(SIGNALS), flat, values)
+    assert found
+    assert 50_000 < found[0].event <= 50_000 + 2_500
+    assert found[0].before == pytest.approx(0.014, abs=0.006)  # told as a share
+    monkeypatch.setattr(drift, "WATCHES", {})
+    late = feed(DriftMonitor(SIGNALS), flat, values)
+    assert not late or late[0].event > found[0].event
+
+
 def test_the_beginning_is_passed_over():
     values = losses(4, 20_000, 3.0)
     assert feed(DriftMonitor(SIGNALS, 10_000), values) == []
