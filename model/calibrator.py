@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BORDERS = np.geomspace(0.01, 1.0, 17)
 HALF_LIFE_EVENTS = 3_000.0
-PRIOR_HITS = 10.0
+PRIOR_HITS = 5.0
 MOST = 0.9
 """Of what the other candidates have, that the first one may be given."""
 

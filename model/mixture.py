@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 BUCKETS = np.array([1, 2, 3, 4, 6, 11, 31])
 """Lengths of history at which the next bucket of blend weights begins; bucket 0 is the empty history."""
-BLEND_RATE = 0.002
-"""Per event; faster at first, as 1 / events seen."""
+BLEND_RATE, BLEND_EXPONENT = 0.002, 0.7
+"""Per event; faster at first, as events seen to the power of minus the exponent: below 1, so that what the first events
+were taken for, while all weights were alike, is soon left behind (Cappe and Moulines 2009; Liang and Klein 2009)."""
 
 
 def bucket(history_length: npt.NDArray[np.integer]) -> Int64:
@@ -58,7 +59,8 @@ class Mixture:
         for index in np.unique(buckets).tolist():
             mine = posterior[buckets == index]
             self._seen[index] += len(mine)
-            rate = 1.0 - (1.0 - max(BLEND_RATE, 1.0 / (self._seen[index] + 1.0))) ** len(mine)
+            step = max(BLEND_RATE, (self._seen[index] + 1.0) ** -BLEND_EXPONENT)
+            rate = 1.0 - (1.0 - step) ** len(mine)
             self._blend[index] += rate * (mine.mean(axis=0) - self._blend[index])
 
     def restart(self) -> None:

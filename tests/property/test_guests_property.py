@@ -55,8 +55,8 @@ def test_what_comes_later_in_the_micro_batch_changes_nothing(first, unlearned, s
     assert predictions.p_BK[:stop] == pytest.approx(said.p_BK[:stop], abs=1e-5)
     assert scores.p_BM[:stop] == pytest.approx(earlier.p_BM[:stop], abs=1e-5)
     for one, other in ((scores.type_p_BY, earlier.type_p_BY), (scores.gap_quantiles_B3, earlier.gap_quantiles_B3)):
-        assert (one is None) == (other is None)
-        assert one is None or one[:stop] == pytest.approx(other[:stop], rel=1e-4, abs=1e-5, nan_ok=True)
+        if one is not None and other is not None:  # a micro-batch without times, or of one type, has none
+            assert one[:stop] == pytest.approx(other[:stop], rel=1e-4, abs=1e-5, nan_ok=True)
     worker.model.items.see_off()
     assert same_state(before, worker.learner.state())  # guests leave no trace
 
