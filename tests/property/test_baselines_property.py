@@ -45,9 +45,7 @@ class Naive:
         else:
             counts = None
         if counts is not None:
-            late = {
-                item: place for place, item in enumerate(order)
-            }  # of equals the latest, but less than a whole count
+            late = {item: place for place, item in enumerate(order)}  # tells equals apart: less than a whole count
             return {i: n + (late[i] / 1e6 if name.endswith(LATEST) else 0) for i, n in counts.items()}, recent
         return {item: position for position, item in enumerate(kept)}, recent
 
