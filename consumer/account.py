@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from consumer.summary import Seconds, build_summary
 from consumer.track import Track
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from consumer.parts import Parts
@@ -27,19 +29,23 @@ def require_report_extra(report: Path | None) -> None:
         raise ConfigError("--report draws with matplotlib: pip install 'tidemill[report]'")
 
 
+KEPT_DETECTIONS = 10_000
+"""The latest: a worker may run for years."""
+
+
 class Account:
     """Notes each step; its clock starts when it is made."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._begin = clock.monotonic()
-        self._detections: list[Detection] = []
+        self._detections: deque[Detection] = deque(maxlen=KEPT_DETECTIONS)
         self.track = Track(clock)
 
     def note(self, pipeline: Pipeline, report: StepReport) -> None:
         """Take note of a step. Detections tell the events of the lineage; here those of this process are counted."""
         before = pipeline.parts.events - pipeline.events
-        self._detections += [replace(found, event=found.event - before) for found in report.detections]
+        self._detections.extend(replace(found, event=found.event - before) for found in report.detections)
         self.track.note(pipeline)
 
     def summary(self, settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
@@ -54,7 +60,7 @@ class Account:
 
 
 def summary_of(
-    settings: Settings, parts: Parts, events: int, detections: list[Detection], seconds: Seconds
+    settings: Settings, parts: Parts, events: int, detections: Sequence[Detection], seconds: Seconds
 ) -> dict[str, Any]:
     """Return the summary of what these parts have seen."""
     return build_summary(

@@ -83,8 +83,12 @@ def begin_as_journalled(parts: Parts, snapshots: Snapshots, begun_from: str) -> 
 
 
 def _take_over(parts: Parts, snapshot: Snapshot) -> str:
-    """Become what was learned; a snapshot that cannot be read (StateError) changes nothing."""
+    """Become what was learned; a snapshot that cannot be read (StateError) changes nothing.
+
+    The unit of numeric times is decided anew: what was learned from may have had another.
+    """
     parts.restore(snapshot, with_histories=False)
+    parts.decoder.load_state({})
     parts.learner.batch = 0
     parts.unsent = []  # the other worker says what it has detected
     return snapshot.manifest_sha256

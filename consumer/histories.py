@@ -50,7 +50,6 @@ class Addition:
     """What a micro-batch adds to one user."""
 
     user_key: int
-    known: bool
     history: Sequence
     session_key: int
     recent_ids: tuple[int, ...]
@@ -77,7 +76,6 @@ class PartitionHistories:
         self._settings = settings
         self._pool = SequencePool(settings.length)
         self._users: OrderedDict[int, User] = OrderedDict()
-        self.evicted_users = 0
 
     def __len__(self) -> int:
         return len(self._users)
@@ -86,9 +84,9 @@ class PartitionHistories:
         """Begin an addition for a user, known or not."""
         user = self._users.get(user_key)
         if user is None:
-            return Addition(user_key, False, Sequence.empty(), 0, (), b"")
+            return Addition(user_key, Sequence.empty(), 0, (), b"")
         history = self._pool.read(user.place, user.length)
-        return Addition(user_key, True, history, user.session_key, user.recent_ids, user.emitted)
+        return Addition(user_key, history, user.session_key, user.recent_ids, user.emitted)
 
     def apply(self, addition: Addition, emitted: bytes) -> None:
         """Make an addition part of the user's history and remember what was published."""
@@ -108,7 +106,6 @@ class PartitionHistories:
         """Drop the users unseen for longest, down to the number kept."""
         while len(self._users) > self._settings.max_users:
             self._drop(next(iter(self._users)))
-            self.evicted_users += 1
 
     def _drop(self, user_key: int) -> None:
         self._pool.remove(self._users.pop(user_key).place)

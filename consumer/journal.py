@@ -142,14 +142,23 @@ class Journal:
         self._past, self.partition, self._lineage = past, partition, lineage
 
     def after(self, batch: int, offset: int = 0) -> Iterator[Journaled]:
-        """Yield the entries behind micro-batch `batch`, up to the present end; `offset`: where to begin to look."""
+        """Yield the entries behind micro-batch `batch`, up to the present end; `offset`: where to begin to look.
+
+        Raises StateError where the journal ends before that micro-batch: then it is not of this lineage.
+        """
+        found, reached = batch, batch
         for journaled in self.everything(offset):
             found = journaled.entry.batch
-            if found > batch + 1:
-                raise StateError(self._gap(batch + 1, found))
-            if found == batch + 1:
-                batch = found
+            if found > reached + 1:
+                raise StateError(self._gap(reached + 1, found))
+            if found == reached + 1:
+                reached = found
                 yield journaled
+        if found < batch:
+            raise StateError(
+                f"the journal of {self._lineage!r} ends with micro-batch {found}, before {batch}, which the state folder "
+                "holds: that was not saved by this lineage. Move the newest snapshot out of snapshot.dir"
+            )
 
     def everything(self, offset: int = 0) -> Iterator[Journaled]:
         """Yield all entries that are still there, from `offset` on."""

@@ -263,7 +263,7 @@ class Parts:
                 self.metrics.recovered_from_drift(found.event - degradation.lasted, degradation.lasted)
             if found.event == degradation.since:
                 self.metrics.worse_since(found.event)
-        self.metrics.adapted(plan.actions, active(plan), learned.quarantined)
+        self.metrics.adapted(plan.actions, active(plan) if plan.learn else {}, learned.quarantined)
 
     def report_quality(self) -> None:
         """Set the gauges of quality: all methods lately, the mixture's weights, users."""

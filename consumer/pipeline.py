@@ -19,11 +19,11 @@ from consumer.dead_letters import dead_letter, emptied
 from consumer.errors import Aborted, VoidStateError
 from consumer.journal import Entry
 from consumer.outputs import PredictionEncoder, drift_record
-from consumer.ports import PollLimits
+from consumer.ports import PollLimits, TopicPartition
 from consumer.sink_rules import OutputTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from consumer.parts import Considered, Parts
     from consumer.ports import Batch, Clock, Output, Sink, Source
@@ -77,7 +77,7 @@ class Pipeline:
         self.records = 0
         self.stage_s: defaultdict[str, float] = defaultdict(float)  # seconds spent so far, by stage
         self._lap = clock.monotonic()
-        self._reported = 0
+        self._reported: int | None = None  # at which of them the gauges were set
 
     def step(self, max_records: int | None = None) -> StepReport:
         """Process one micro-batch, of at most `max_records` if that is less than the settings say."""
@@ -139,7 +139,7 @@ class Pipeline:
 
     def _idle(self) -> StepReport:
         """Nothing was read."""
-        self.parts.metrics.lag(self.source.lag())
+        self._report_lag()
         if self.upkeep is not None:
             self.upkeep.idle()
         return StepReport(0, 0, 0, committed=True)
@@ -207,10 +207,16 @@ class Pipeline:
             metrics.latency(now - staged.contexts.event_time_B, np.where(stamps < 0, np.nan, now - stamps / 1000.0))
         parts.report_drift(learned, considered.plan)
         parts.report_learning(learned, considered.plan)
-        metrics.lag(self.source.lag())
-        if self.events - self._reported >= REPORT_EVERY_EVENTS:
+        self._report_lag({TopicPartition(r.topic, r.partition): r.timestamp_ms for r in batch.records})
+        if self._reported is None or self.events - self._reported >= REPORT_EVERY_EVENTS:
             self._reported = self.events
             parts.report_quality()
+
+    def _report_lag(self, read_ms: Mapping[TopicPartition, int] | None = None) -> None:
+        """Tell how many records wait, and how old the last one read is, by its broker timestamp; 0 where none waits."""
+        waiting, now = self.source.lag(), self.clock.now()
+        ages = {partition: max(0.0, now - stamp / 1000.0) for partition, stamp in (read_ms or {}).items() if stamp >= 0}
+        self.parts.metrics.lag(waiting, ages | {partition: 0.0 for partition, count in waiting.items() if not count})
 
     def _begin(self, phase: str) -> None:
         if phase == "poll":

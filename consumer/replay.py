@@ -24,7 +24,7 @@ from consumer.parts import Parts
 from consumer.pipeline import Pipeline
 from consumer.progress import Progress
 from consumer.snapshots import Snapshots
-from consumer.state_store import open_store
+from consumer.state_store import open_store, same_place
 from consumer.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Discard:
 def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = None) -> dict[str, Any]:
     """Run the whole source through the pipeline; returns the summary of version 1."""
     clock = clock or SystemClock()
-    _check_options(options)
+    _check_options(settings, options)
     source = _source(settings, options, clock)
     try:
         return _run(settings, options, source, clock)
@@ -75,12 +75,17 @@ def replay(settings: Settings, options: ReplayOptions, clock: Clock | None = Non
         source.close()
 
 
-def _check_options(options: ReplayOptions) -> None:
+def _check_options(settings: Settings, options: ReplayOptions) -> None:
     """Refuse what makes no sense together, and missing extras, before anything is read."""
     is_topic = options.source.startswith(TOPIC_PREFIX)
     ranged = (options.from_offset, options.to_offset, options.from_datetime, options.to_datetime)
     if not is_topic and any(bound is not None for bound in ranged):
         raise UsageError("offsets and times select from a topic (topic:NAME); of a file, --limit reads the first part")
+    if options.save is not None and same_place(options.save, settings.snapshot.dir):
+        raise UsageError(
+            f"--save {options.save}: is the state folder of `tidemill run` (snapshot.dir), which would go on from the "
+            "replay; name another"
+        )
     require_report_extra(options.report)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,10 +17,12 @@ from consumer.kafka_io import KafkaPast
 from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.snapshots import Snapshots
-from consumer.state_store import is_url, open_store
+from consumer.state_store import open_store, same_place
 from consumer.summary import Seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from consumer.parts import Considered
     from consumer.ports import Clock, Past, StateStore
     from consumer.settings import Settings
@@ -49,7 +50,7 @@ def replay_lineage(
     The state folder is only read. Raises UsageError where the result would be saved into it.
     """
     clock = clock or SystemClock()
-    if options.save is not None and _same_place(options.save, settings.snapshot.dir):
+    if options.save is not None and same_place(options.save, settings.snapshot.dir):
         raise UsageError(f"--save {options.save}: is the lineage's own state folder (snapshot.dir); name another")
     saved = None if options.save is None else _snapshots(settings, open_store(options.save))
     parts = Parts(settings, Metrics(clock), HealthState(clock, settings.metrics.live_after_s))
@@ -64,17 +65,11 @@ def replay_lineage(
     if saved is not None:
         saved.save(parts.image(0))
     seconds = Seconds(0.0, 0.0, clock.monotonic() - begin)
-    return summary_of(settings, parts, parts.events, account.detections, seconds)
+    return summary_of(settings, parts, account.events, account.detections, seconds)
 
 
 def _snapshots(settings: Settings, store: StateStore) -> Snapshots:
     return Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep)
-
-
-def _same_place(left: str | Path, right: str | Path) -> bool:
-    if is_url(left) or is_url(right):
-        return str(left).rstrip("/") == str(right).rstrip("/")
-    return Path(left).resolve() == Path(right).resolve()
 
 
 class _Account:
@@ -82,10 +77,13 @@ class _Account:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.events = 0
         self.detections: list[Detection] = []
 
     def note(self, considered: Considered) -> None:
-        self.detections += self._parts.unsent
+        self.events += 0 if considered.scored is None else len(considered.events)  # none of one that was skipped
+        before = self._parts.events - self.events  # detections tell the events of the lineage; here those redone count
+        self.detections += [replace(found, event=found.event - before) for found in self._parts.unsent]
         self._parts.rejected.update(bad.error.reason for bad in considered.rejected)
         if considered.plan.batch % SAY_EVERY_BATCHES == 0:
             log.info("redoing the journal", batch=considered.plan.batch)

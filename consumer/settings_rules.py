@@ -12,6 +12,7 @@ from consumer.errors import ConfigError
 from consumer.mapping import FEATURE_PREFIX, field_mapping, nearest
 from consumer.presets import PRESETS
 from model.components import COMPONENTS, left_out
+from model.decay import HALF_LIVES
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
@@ -36,6 +37,14 @@ def _sizes(settings: Settings) -> Iterator[str]:
         yield f"model.context = {model.context}: must be at most history.length = {history.length}"
     if prediction.top_k > model.proposals:
         yield f"prediction.top_k = {prediction.top_k}: must be at most model.proposals = {model.proposals}"
+
+
+def _half_lives(settings: Settings) -> Iterator[str]:
+    """What an event of a micro-batch weighs beside its first must stay a number."""
+    least = settings.worker.batch_events / HALF_LIVES
+    for name, value in settings.model:
+        if name.endswith("half_life_events") and value < least:
+            yield f"model.{name} = {value}: must be at least a {HALF_LIVES}th of worker.batch_events, {least:g}"
 
 
 def _left_out(settings: Settings) -> Iterator[str]:
@@ -118,4 +127,7 @@ def _hidden(settings: Settings) -> Iterator[str]:
         yield f"kafka.properties.{name}: {HIDDEN} stands for a value that was not shown; set the value"
 
 
-RULES: tuple[Rule, ...] = (_sizes, _left_out, _topics, _names, _login, _certificates, _mapping, _segment, _hidden)
+RULES: tuple[Rule, ...] = (
+    *(_sizes, _half_lives, _left_out, _topics, _names),
+    *(_login, _certificates, _mapping, _segment, _hidden),
+)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+NONE = -1
+"""No micro-batch."""
 SHARE = 0.1
 """Of the time, at most, goes into snapshots that only make a restart shorter."""
 
@@ -31,7 +33,7 @@ class SnapshotWriter:
     """One thread. A failed write is counted and said; the worker goes on with the snapshots that it has.
 
     It outlives connections, so it knows how old the newest snapshot is: `batch` is its micro-batch, or that of the one
-    under way. `on_saved` is called by the loop's thread, in `look`, after a snapshot was completed.
+    under way, and NONE after a write that failed. `on_saved` is called by the loop's thread, in `look`, after a snapshot was completed.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class SnapshotWriter:
             log.error("snapshot failed", reason=str(error), batch=self.batch)  # noqa: TRY400 - the reason says it
             self._metrics.snapshot_failed()
             self._pause_s, self._is_typical = self._every_s, True
+            self.batch = NONE  # a stream that is quiet from now on is saved too
             return False
         seconds = self._clock.monotonic() - self._begun_at
         self._pause_s = seconds / SHARE if self._is_typical else 0.0

@@ -6,7 +6,7 @@ there is no snapshot. The newest one that is valid wins; older ones are kept as 
 executable: no pickle.
 
 Parts: `worker` (model, learner, rehearsal, drift monitor, decoder, limit on bad records) and `histories-<n>`, one per partition, by keys of
-ids. Item and type ids are in the worker's JSON, user ids nowhere.
+ids. Item and type ids and values of `drift.segment` are in the worker's JSON, user ids only where items are users.
 """
 
 from __future__ import annotations

@@ -24,6 +24,17 @@ def is_url(place: str | Path) -> bool:
     return "://" in str(place) and not str(place).startswith(LOCAL)
 
 
+def same_place(left: str | Path, right: str | Path) -> bool:
+    """Whether two places are one folder, or one URL."""
+    if is_url(left) or is_url(right):
+        return str(left).rstrip("/") == str(right).rstrip("/")
+    return _folder_of(left) == _folder_of(right)
+
+
+def _folder_of(place: str | Path) -> Path:
+    return Path(str(place).removeprefix(LOCAL)).resolve()
+
+
 def open_store(place: str | Path, *, read_only: bool = False) -> StateStore:
     """Open a folder, or a URL such as s3://bucket/prefix. Raises ConfigError where it cannot be used."""
     if not is_url(place):
@@ -80,9 +91,14 @@ class FolderStore:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        """Return the names of all files that start with `prefix`; a write that was killed leaves one that ends in .part."""
-        found = (path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file())
-        return sorted(name for name in found if name.startswith(prefix))
+        """Return the names of all files that start with `prefix`; a write that was killed leaves one that ends in .part.
+
+        Folders that other workers remove meanwhile are passed over.
+        """
+        top = self._folder / prefix.rpartition("/")[0]
+        found = (Path(folder, file) for folder, _, files in os.walk(top, onerror=_unless_gone) for file in files)
+        names = (path.relative_to(self._folder).as_posix() for path in found)
+        return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
         """Remove a file, and its folder when that was the last in it."""
@@ -115,3 +131,8 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise StateError(f"{error.filename} cannot be listed: {error.strerror}") from error

@@ -35,10 +35,10 @@ from incremental.plan import (
     step_of,
 )
 from incremental.quarantine import Quarantine, among
-from incremental.rehearsal import Among, Rehearsal
+from incremental.rehearsal import Among, Drawn, Rehearsal
 from incremental.repeats import RepeatRule
 from model.guests import guests_of
-from model.sequences import Sequences, cut
+from model.sequences import cut
 from model.state import State
 from model.vocabulary import UNKNOWN
 
@@ -181,12 +181,11 @@ class Learner:
     def _step(self, contexts: Contexts, rows: np.ndarray, plan: LearnPlan) -> tuple[int, Loss | None]:
         """Let the network learn the new events of these rows and rehearsed windows; returns how many of those."""
         fresh = cut(contexts, self.model.settings.context, self.model.items, self.model.types).only(rows)
-        rehearsed = self._rehearse(plan)
-        batches = [batch for batch in (fresh, rehearsed) if batch is not None and len(batch.length_R)]
-        again = 0 if rehearsed is None else rehearsed.targets
-        dropped = dropout(self.model.settings.dropout, fresh.targets, again)
+        drawn = self._rehearse(plan)
+        batches = [batch for batch in (fresh, drawn.windows) if batch is not None and len(batch.length_R)]
+        dropped = dropout(self.model.settings.dropout, fresh.targets, drawn.targets)
         loss = self.model.transformer.learn(batches, step_of(plan, self.settings, dropped))
-        return 0 if rehearsed is None else len(rehearsed.length_R), loss
+        return 0 if drawn.windows is None else len(drawn.windows.length_R), loss
 
     def _admit(self, contexts: Contexts, kept: np.ndarray, plan: LearnPlan) -> tuple[int, int]:
         model = self.model
@@ -236,7 +235,7 @@ class Learner:
         states = contexts.before_B[known].astype(np.int64)
         self.model.ranker.learn(scores.candidates, states, scores.column_B[known], scores.bucket_B[known])
 
-    def _rehearse(self, plan: LearnPlan) -> Sequences | None:
+    def _rehearse(self, plan: LearnPlan) -> Drawn:
         draw = np.random.default_rng(seed_for(self.seed, plan.batch, "rehearse"))
         among_ = Among(plan.rehearse_since, plan.rehearsal_recent_share, plan.rehearsal_recent_windows)
         items, types = self.model.items, self.model.types

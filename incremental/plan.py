@@ -48,7 +48,7 @@ class LearnPlan(Measures):
     learn: bool
     learning_rate: float
     rehearsal_windows: int
-    rehearsal_targets: int
+    rehearsal_targets: float
     rehearsal_recent_share: float
     rehearsal_recent_windows: int
     seed: int
@@ -87,17 +87,18 @@ def learning_rate(settings: LearningSettings, learned: int, events: int) -> floa
 
 
 def rehearsal_windows(settings: LearningSettings, events: int) -> int:
-    """Rehearse in proportion to the new events."""
-    return round(settings.rehearsal_windows * events / REFERENCE_EVENTS)
+    """Rehearse in proportion to the new events, but a window at least: how often it is taken, its targets decide."""
+    return max(
+        round(settings.rehearsal_windows * events / REFERENCE_EVENTS), min(1, events, settings.rehearsal_windows)
+    )
 
 
-def rehearsal_targets(settings: LearningSettings, events: int) -> int:
-    """Bound the rehearsed targets in proportion to the windows."""
-    share = rehearsal_windows(settings, events) / max(1, settings.rehearsal_windows)
-    return max(1, round(settings.rehearsal_targets * share))
+def rehearsal_targets(settings: LearningSettings, events: int) -> float:
+    """Bound the rehearsed targets in proportion to the new events."""
+    return settings.rehearsal_targets * events / REFERENCE_EVENTS
 
 
-def dropout(share: float, new: int, rehearsed: int) -> float:
+def dropout(share: float, new: int, rehearsed: float) -> float:
     """Drop the whole share where two rehearsed targets stand beside a new one: what is seen once cannot be overfitted."""
     return share * min(1.0, rehearsed / max(1, REHEARSALS * new))
 

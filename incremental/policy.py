@@ -45,8 +45,6 @@ RETURNS: dict[str, Action] = {
     "time_head": "roll_back_time_head",
 }
 """What returns a part of the model to its copy."""
-UNASKED: frozenset[Action] = frozenset({"keep_champion", "dismiss_champion", *RETURNS.values()})
-"""No signal calls for these."""
 SWITCHES: dict[Action, str] = {
     **dict.fromkeys(("restart_type_head", "restart_time_head"), "restart_heads"),
     **dict.fromkeys(("keep_champion", *RETURNS.values()), "roll_back"),

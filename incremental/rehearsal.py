@@ -8,6 +8,7 @@ items, so an evicted item is simply unknown there, and one that returns is found
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,16 @@ class Among:
 
 
 ALL = Among()
+MANY_WINDOWS = 8
+"""What a last window holds too much does not matter beside so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Windows that were drawn, None where there are none, and how many targets such a draw has in the mean."""
+
+    windows: Sequences | None
+    targets: float
 
 
 class Rehearsal:
@@ -95,19 +106,26 @@ class Rehearsal:
         draw: np.random.Generator,
         items: Vocabulary,
         types: Vocabulary,
-        targets: int | None = None,
+        targets: float = inf,
         among: Among = ALL,
-    ) -> Sequences | None:
-        """Draw windows with at least one known predecessor of a target, with replacement; None where there is none.
+    ) -> Drawn:
+        """Draw windows with at least one known predecessor of a target, with replacement.
 
-        The first `count` windows, or as many as it takes to hold `targets` targets.
+        The first `count` windows, or as many as it takes to hold `targets` targets. Where that is few windows, the last
+        one is taken as often as it takes to hold no more than that in the mean.
         """
         chosen = self._chosen(count, draw, among)
-        if not len(chosen):
-            return None
-        if targets is not None:
-            held = self._length[chosen] - np.maximum(self._first[chosen], 1)
-            chosen = chosen[np.cumsum(held) - held < targets]
+        held = self._length[chosen] - np.maximum(self._first[chosen], 1)
+        before = np.cumsum(held) - held
+        chosen, total = chosen[before < targets], float(held[before < targets].sum())
+        if total > targets and targets < MANY_WINDOWS * self._width:
+            owed = targets - before[len(chosen) - 1]
+            if draw.random() >= owed / held[len(chosen) - 1]:
+                chosen = chosen[:-1]
+            total = targets
+        return Drawn(self._windows(chosen, items, types) if len(chosen) else None, total)
+
+    def _windows(self, chosen: Int64, items: Vocabulary, types: Vocabulary) -> Sequences:
         length = self._length[chosen]
         width = int(length.max())
         inside = np.arange(width) < length[:, None]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from model.settings import IDENTITY, OPERATIONAL, Count, Positive, Section, Share
+from model.settings import IDENTITY, OPERATIONAL, Count, HalfLife, Positive, Section, Share
 
 
 class LearningSettings(Section):
@@ -44,7 +44,8 @@ class EvaluationSettings(Section):
     """Prequential evaluation beside the learning."""
 
     baselines: bool = Field(True, json_schema_extra=OPERATIONAL)
-    """Whether the counting baselines are computed and reported too (about 30 µs per event)."""
+    """Whether the counting baselines are computed and reported too (about 30 µs per event, 1 to 12 kB
+    per user)."""
     max_users: Count = Field(1_000_000, json_schema_extra=OPERATIONAL)
     """Users that the per-user baselines remember; the one unseen for longest is dropped."""
 
@@ -56,7 +57,7 @@ class DriftSettings(Section):
     """Whether the signals are watched; without it no policy acts."""
     warm_up_events: Annotated[int, Field(ge=0)] = Field(10_000, json_schema_extra=OPERATIONAL)
     """Events at the beginning of a lineage that are not watched: there everything changes."""
-    recovery_window_events: Annotated[int, Field(ge=32)] = Field(2048, json_schema_extra=OPERATIONAL)
+    recovery_window_events: Annotated[int, Field(ge=32, le=65_536)] = Field(2048, json_schema_extra=OPERATIONAL)
     """The model has recovered when its mean log-loss over so many events is back at what it was ..."""
     recovery_slack: Share = Field(0.1, json_schema_extra=OPERATIONAL)
     """... but for this share of the rise."""
@@ -80,7 +81,7 @@ class PolicySettings(Section):
     """An action is not begun again within so many events of its last beginning."""
     short_half_lives: bool = Field(True, json_schema_extra=OPERATIONAL)
     """Let the quicker counting memories forget still faster for a while: their half-life is no longer than ..."""
-    half_life_events: Positive = Field(200.0, json_schema_extra=OPERATIONAL)
+    half_life_events: HalfLife = Field(200.0, json_schema_extra=OPERATIONAL)
     """... so many events ..."""
     half_life_for_events: Count = Field(256, json_schema_extra=OPERATIONAL)
     """... during so many events."""

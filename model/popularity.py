@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.decay import parts_within
 from model.state import State
 from model.vocabulary import UNKNOWN, Rows, Vocabulary
 
@@ -31,7 +32,7 @@ class Popularity:
     def __init__(self, items: Vocabulary, half_life: float, name: str = "recency_popularity") -> None:
         self.name = name
         self.items = items
-        self._growth = 2.0 ** (1.0 / half_life)
+        self._half_life = half_life
         self._increment = 1.0
         self._count = np.zeros(1024)  # by row; row 0 stays 0
 
@@ -51,7 +52,11 @@ class Popularity:
         """
         if self.items.rows > len(self._count):
             self._reserve(self.items.rows)
-        growth = max(self._growth, 2.0 ** (1.0 / longest_half_life))
+        half_life = min(self._half_life, longest_half_life)
+        for part in parts_within(half_life, len(rows)):
+            self._learn(rows[part], 2.0 ** (1.0 / half_life))
+
+    def _learn(self, rows: Rows, growth: float) -> None:
         weight = self._increment * growth ** np.arange(len(rows))
         known = rows != UNKNOWN
         np.add.at(self._count, rows[known], weight[known])

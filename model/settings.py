@@ -15,6 +15,7 @@ OPERATIONAL: JsonDict = {"change": "operational"}
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+HalfLife = Annotated[float, Field(ge=1.0)]
 
 
 class Section(BaseModel):
@@ -42,13 +43,13 @@ class ModelSettings(Section):
     """Times an item must have been seen before it is admitted."""
     max_types: Annotated[int, Field(ge=1, le=1024)] = Field(64, json_schema_extra=IDENTITY)
     """Event types told apart; later ones share the row `other`."""
-    popularity_half_life_events: Positive = Field(10_000.0, json_schema_extra=IDENTITY)
+    popularity_half_life_events: HalfLife = Field(10_000.0, json_schema_extra=IDENTITY)
     """After so many events a count of the slower popularity weighs half."""
-    popularity_short_half_life_events: Positive = Field(1_000.0, json_schema_extra=IDENTITY)
+    popularity_short_half_life_events: HalfLife = Field(1_000.0, json_schema_extra=IDENTITY)
     """After so many events a count of the faster popularity weighs half."""
-    memory_half_life_events: Positive = Field(200_000.0, json_schema_extra=IDENTITY)
+    memory_half_life_events: HalfLife = Field(200_000.0, json_schema_extra=IDENTITY)
     """After so many events a transition, or a similar session, weighs half."""
-    memory_short_half_life_events: Positive = Field(3_000.0, json_schema_extra=IDENTITY)
+    memory_short_half_life_events: HalfLife = Field(3_000.0, json_schema_extra=IDENTITY)
     """After so many events a transition weighs half in a second memory of them, which follows changes sooner."""
     memory_transitions: Annotated[int, Field(ge=1024)] = Field(4_000_000, json_schema_extra=IDENTITY)
     """Pairs of items whose transitions are counted (16 bytes each); the oldest make room."""

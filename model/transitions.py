@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from model.arrays import at_least, fit
 from model.compiled import compiled
+from model.decay import parts_within
 from model.guests import rows_of
 from model.pairs import ACROSS, LAGS, Pairs, forward_total, pairs_of
 from model.sparse import SparseView, grown
@@ -41,6 +42,7 @@ BLOCK = 16
 MAX_BLOCKS = 16
 """Of an item."""
 RENORMALISE_ABOVE = 1e12
+"""Looked at after HALF_LIVES at most: by then the increment is 2e31 at most, and float32 ends at 3e38."""
 LARGE = 3e38
 
 Counts = npt.NDArray[np.float32]
@@ -86,7 +88,7 @@ class Transitions:
     def __init__(self, items: Vocabulary, half_life: float, capacity: int, name: str = "transitions") -> None:
         self.name = name
         self.items = items
-        self._growth = 2.0 ** (1.0 / half_life)
+        self._half_life, self._growth = half_life, 2.0 ** (1.0 / half_life)
         self._increment = 1.0
         self._max_blocks = max(1, capacity // BLOCK)
         self._blocks = Blocks.empty()
@@ -115,19 +117,22 @@ class Transitions:
         While these are counted the half-life is at most `longest_half_life`.
         """
         self._reserve(self.items.rows, len(kept))
-        self._increment = count_transitions(
-            self.items.lookup(contexts.items_RT),
-            contexts.session_RT,
-            *places_of(contexts, kept),
-            self._blocks,
-            self._max_blocks,
-            self._increment,
-            max(self._growth, 2.0 ** (1.0 / longest_half_life)),
-        )
-        if self._increment > RENORMALISE_ABOVE:
-            self._blocks.counts[:] /= np.float32(self._increment)
-            self._blocks.total[:] /= self._increment
-            self._increment = 1.0
+        half_life, rows_RT = min(self._half_life, longest_half_life), self.items.lookup(contexts.items_RT)
+        growth = 2.0 ** (1.0 / half_life)
+        for part in parts_within(half_life, len(kept)):
+            self._increment = count_transitions(
+                rows_RT,
+                contexts.session_RT,
+                *places_of(contexts, kept[part]),
+                self._blocks,
+                self._max_blocks,
+                self._increment,
+                growth,
+            )
+            if self._increment > RENORMALISE_ABOVE:
+                self._blocks.counts[:] /= np.float32(self._increment)
+                self._blocks.total[:] /= self._increment
+                self._increment = 1.0
 
     def _reserve(self, rows: int, events: int) -> None:
         """Make room for every block that so many events can ask for."""

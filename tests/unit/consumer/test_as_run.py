@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from consumer.memory_io import Fault, MemoryPast
 from consumer.replay_as_run import AsRunOptions, replay_lineage
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore
+from incremental.drift import Detection
 from incremental.policy import NEW_WORLD
 from incremental.settings import LearningSettings
 from model.settings import OPERATIONAL
@@ -360,6 +362,22 @@ def test_the_summary_and_what_is_saved(stream, wired):
     assert same_state(snapshots.open(name).worker(), stream.parts.state())
     assert wired.closed == [True]
     assert not (wired.folder / "state").exists()
+
+
+def test_the_summary_of_a_trimmed_journal_counts_what_was_redone(stream, wired, monkeypatch):
+    while stream.parts.batch < 6:
+        stream.pipeline.step()
+    store = FolderStore(wired.folder / "state")
+    Snapshots(store, "tidemill-0", identity(wired.settings), 3).save(stream.parts.image(0))
+    stream.drain()
+    stream.log.trim(stream.log.partitions("journal")[0], 4)
+    found = Detection(100, "log_loss", "adwin", 1.0, 2.0)
+    monkeypatch.setattr(
+        "incremental.evaluation.Evaluation.update", lambda *_, event, **__: [replace(found, event=event)]
+    )
+    summary = replay_lineage(wired.settings, AsRunOptions(), stream.clock, wired.past)
+    assert summary["events"] == 64
+    assert [one["event"] for one in summary["drift"]] == [0, 16, 32, 48]
 
 
 def test_the_lineages_own_folder_is_not_written_to(stream, wired):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from support import Stream, random_events, same_state, small_settings
+from support import Stream, random_events, record_value, same_state, small_settings
 
 from consumer.begin import begin_from
 from consumer.describe_settings import identity
@@ -48,6 +48,19 @@ def test_what_was_learned_is_taken_over_and_histories_and_numbers_are_not(learne
     assert begun.next_offsets == {}
     snapshots = Snapshots(FolderStore(folder), "other", {}, 9)
     assert sha256 == snapshots.open(snapshots.names()[0]).manifest_sha256
+
+
+def test_the_unit_of_times_is_that_of_the_new_input(tmp_path):
+    """A file in microseconds, a topic in milliseconds."""
+    file, live = Stream(SETTINGS), Stream(MINE)
+    file.put(*(record_value(user_id="u", item_id=n, event_time=1_700_000_000_000_000 + n) for n in range(16)))
+    file.drain()
+    assert file.parts.decoder.time_unit == "us"
+    save(tmp_path, file, "other", file.parts.image(0))
+    begin_from(live.parts, tmp_path, MINE)
+    live.put(record_value(user_id="u", item_id=1, event_time=1_700_000_000_000))
+    live.drain()
+    assert live.bodies()[-1]["event_time"] == 1_700_000_000.0
 
 
 def test_the_furthest_snapshot_of_whoever_wrote_it_is_the_one(learned, folder):

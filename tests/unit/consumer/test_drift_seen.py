@@ -96,6 +96,14 @@ def test_alarm_action_and_recovery_are_told(stream):
     assert value(stream, "drift_recovery_seconds_count") == 1
 
 
+def test_what_is_under_way_is_so_also_while_nothing_is_learned(stream):
+    steps(stream, END)
+    assert value(stream, "adaptation_active", action="rehearse_recent") == 1
+    stream.put(b"no event")
+    assert stream.pipeline.step().records == 1
+    assert value(stream, "adaptation_active", action="rehearse_recent") == 1
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_restart_while_degraded_says_so_at_once_and_times_no_recovery(stream, saved):
     steps(stream, ALARM + BATCH)

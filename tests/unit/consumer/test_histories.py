@@ -96,7 +96,7 @@ def test_a_user_of_the_micro_batch_keeps_the_history_it_was_staged_with():
     made = histories(history={"max_users": 2})
     put(made, event("old", 1, 0.0), event("idle", 1, 1.0))
     put(made, event("new", 2, 2.0), event("old", 3, 3.0))
-    assert made.partitions[ZERO].evicted_users == 1
+    assert made.users == 2
     contexts = made.stage([event("old", 4, 4.0), event("idle", 5, 5.0), event("new", 6, 6.0)]).contexts
     assert contexts.new_R.tolist() == [2, 0, 1]
 

@@ -109,6 +109,12 @@ def test_a_journal_that_was_trimmed_serves_those_who_need_no_more(stage):
         stage.batches(1)
 
 
+def test_a_state_from_beyond_the_end_is_not_of_this_lineage(stage):
+    stage.write(*(entry(batch) for batch in range(1, 6)))
+    with pytest.raises(StateError, match="ends with micro-batch 5, before 7"):
+        stage.batches(7)
+
+
 def test_a_gap_in_the_middle_is_told_also_to_who_reads_everything(stage):
     stage.write(entry(1), entry(2), entry(4))
     with pytest.raises(StateError, match="micro-batch 4 where 3 is needed"):

@@ -133,6 +133,12 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
         ("kafka.group", "kafka.group (flag): has no value"),
         ("model.dim=63", "model.dim = 63: must be a multiple of model.heads = 2"),
         ("history.length=10", "model.context = 48: must be at most history.length = 10"),
+        (
+            "worker.batch_events=65536",
+            "model.popularity_short_half_life_events = 1000.0: must be at least a 64th of worker.batch_events, 1024",
+        ),
+        ("policy.half_life_events=0.5", "policy.half_life_events"),
+        ("drift.recovery_window_events=100000", "drift.recovery_window_events"),
         ("model.dim=6", "model.dim = 6: must be an even multiple of model.heads = 2"),
         ("model.leave_out=transformer,transition", "no component is called that; did you mean transitions?"),
         ("topics.events=drift", "topics.events and topics.drift: must differ, both are 'drift'"),

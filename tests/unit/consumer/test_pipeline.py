@@ -27,6 +27,36 @@ def metric(stream: Stream, name: str) -> float:
     return float(lines[0].rpartition(" ")[2])
 
 
+# --- what is told
+
+
+def lag_seconds(stream: Stream) -> float:
+    name = f'tidemill_consumer_lag_seconds{{partition="0",topic="{TOPIC}"}} '
+    (line,) = [line for line in stream.metrics.render().decode().splitlines() if line.startswith(name)]
+    return float(line.rpartition(" ")[2])
+
+
+def test_the_age_of_the_last_record_read_is_told_while_others_wait():
+    stream = Stream()
+    now_ms = round(stream.clock.now() * 1000)
+    for n, value in enumerate(mixed(24)):
+        stream.put(value, time_ms=now_ms - 100_000 + n * 1000)
+    stream.pipeline.step()
+    assert lag_seconds(stream) == pytest.approx(85.0)
+    stream.pipeline.step()
+    assert lag_seconds(stream) == 0.0
+    stream.clock.advance(50.0)
+    stream.pipeline.step()
+    assert lag_seconds(stream) == 0.0
+
+
+def test_users_and_quality_are_told_after_the_first_step():
+    stream = Stream()
+    stream.put_events(random_events(16, users=5))
+    stream.pipeline.step()
+    assert metric(stream, "users") == stream.parts.histories.users > 0
+
+
 # --- exactly one answer
 
 

@@ -149,6 +149,15 @@ def test_there_must_be_something_to_begin_from(file, tmp_path):
         run(file, init=tmp_path)
 
 
+@pytest.mark.parametrize("save", ["state", "state/../state", "file://{}/state"])
+def test_the_live_workers_state_folder_is_not_written_to(file, tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    settings = small_settings(snapshot={"dir": tmp_path / "state"})
+    with pytest.raises(UsageError, match=r"snapshot\.dir"):
+        run(file, settings, save=save.format(tmp_path))
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_state_that_cannot_be_saved_is_said_before_the_replay(file, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -215,3 +215,13 @@ def test_a_store_that_refuses_is_not_asked_at_every_step(desk):
     assert not desk.writer.due()
     desk.clock.advance(1.0)
     assert desk.writer.due()
+
+
+def test_what_could_not_be_saved_is_new_also_where_nothing_more_comes(desk):
+    desk.writer.holds(1)
+    saved_nothing(desk, 2)
+    assert desk.writer.batch not in (1, 2)
+    desk.slow.error = None
+    desk.writer.write(image(2))
+    desk.writer.look(wait=True)
+    assert desk.writer.batch == 2

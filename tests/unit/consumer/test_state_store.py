@@ -82,3 +82,30 @@ def test_a_write_below_a_file_is_a_state_error(tmp_path):
     store.write("a", b"1")
     with pytest.raises(StateError, match="cannot be written"):
         store.write("a/one", b"1")
+
+
+def test_a_folder_that_another_worker_removes_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path)
+    for name in ("a/one", "b/two"):
+        store.write(name, b"1")
+    scandir = os.scandir
+
+    def late(place):
+        if str(place).endswith("a"):
+            store.delete("a/one")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert store.names() == ["b/two"]
+
+
+def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path)
+    store.write("a/one", b"1")
+
+    def refused(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(StateError, match="cannot be listed: Permission denied"):
+        store.names()

@@ -1,7 +1,7 @@
 import pytest
 from support import Worker, random_events, same_state
 
-from incremental.plan import dropout, learning_rate, rehearsal_windows, seed_for, step_of
+from incremental.plan import dropout, learning_rate, rehearsal_targets, rehearsal_windows, seed_for, step_of
 from incremental.settings import LearningSettings
 
 SETTINGS = LearningSettings(
@@ -26,9 +26,17 @@ def test_the_learning_rate_falls_to_a_floor_and_is_less_for_a_small_micro_batch(
     assert learning_rate(SETTINGS, learned, events) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("events", "windows"), [(256, 64), (64, 16), (1, 0), (0, 0), (512, 128)])
-def test_rehearsal_is_in_proportion_to_the_new_events(events, windows):
+@pytest.mark.parametrize(
+    ("events", "windows", "targets"), [(256, 64, 512.0), (64, 16, 128.0), (1, 1, 2.0), (0, 0, 0.0), (512, 128, 1024.0)]
+)
+def test_rehearsal_is_in_proportion_to_the_new_events(events, windows, targets):
     assert rehearsal_windows(SETTINGS, events) == windows
+    assert rehearsal_targets(SETTINGS, events) == targets
+
+
+def test_nothing_is_rehearsed_where_nothing_should_be():
+    assert rehearsal_windows(LearningSettings(rehearsal_windows=0), 256) == 0
+    assert rehearsal_windows(LearningSettings(rehearsal_windows=0), 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Memory:
         return [((row - 1).tolist(), int(first)) for row, first in zip(rows, state["first"], strict=True)]
 
     def sample(self, count=50, seed=0):
-        return self.rehearsal.sample(count, np.random.default_rng(seed), self.items, self.types)
+        return self.rehearsal.sample(count, np.random.default_rng(seed), self.items, self.types).windows
 
 
 def of_user(user, *items, start=0.0):
@@ -121,7 +121,7 @@ def test_an_evicted_item_is_unknown_and_one_that_returns_has_its_new_row():
     memory.add(of_user("u", 1, 2, 3))
     small = Vocabulary(16)
     small.observe(np.array([key64(3), key64(1)]), [3, 1], 0)
-    drawn = memory.rehearsal.sample(1, np.random.default_rng(0), small, memory.types)
+    drawn = memory.rehearsal.sample(1, np.random.default_rng(0), small, memory.types).windows
     assert drawn.items_RL[0].tolist() == [2, 0, 1]
 
 
@@ -141,6 +141,29 @@ def test_the_generator_alone_decides_what_is_drawn():
     one, again, other = memory.sample(20, 1), memory.sample(20, 1), memory.sample(20, 2)
     assert one.items_RL.tolist() == again.items_RL.tolist()
     assert one.items_RL.tolist() != other.items_RL.tolist()
+
+
+@pytest.mark.parametrize(("count", "targets"), [(1, 2.0), (4, 7.5), (50, 30.0)])
+def test_few_targets_are_held_in_the_mean_also_where_windows_hold_more(count, targets):
+    memory = Memory(capacity=50)
+    memory.add(random_events(300, items=100, users=8))
+    drawn = [
+        memory.rehearsal.sample(count, np.random.default_rng(seed), memory.items, memory.types, targets)
+        for seed in range(600)
+    ]
+    held = np.array([0 if one.windows is None else one.windows.targets for one in drawn])
+    assert len(set(held.tolist())) > 2
+    assert held.mean() == pytest.approx(np.mean([one.targets for one in drawn]), abs=4 * held.std() / 600**0.5)
+    assert max(one.targets for one in drawn) == targets
+    assert [one.targets for one in drawn].count(targets) > 300
+
+
+def test_where_many_windows_are_drawn_the_last_one_is_whole():
+    memory = Memory(capacity=50)
+    memory.add(random_events(300, items=100, users=8))
+    drawn = memory.rehearsal.sample(200, np.random.default_rng(0), memory.items, memory.types, 200.0)
+    assert 200 < drawn.windows.targets < 200 + 8
+    assert drawn.targets == drawn.windows.targets
 
 
 def test_a_forgotten_user_is_gone():

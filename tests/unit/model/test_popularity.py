@@ -50,6 +50,14 @@ def test_a_long_stream_neither_overflows_nor_forgets_the_latest():
     assert proposed[0].tolist() == [3, 2, 1]
 
 
+def test_a_long_micro_batch_at_a_short_half_life_does_not_overflow():
+    popularity = Popularity(vocabulary(3), 1000.0)
+    popularity.learn(np.array([1, 2] * 2000, np.int32), 1.0)
+    counts = popularity.state().arrays["count"]
+    assert np.isfinite(counts).all()
+    assert counts[2] == pytest.approx(2.0 * counts[1])
+
+
 @pytest.mark.parametrize(("size", "n"), [(0, 4), (1, 4), (4, 4), (5, 4), (6, 4), (50, 4), (50, 20)])
 def test_the_most_popular_come_first(size, n):
     items = vocabulary(size)

@@ -75,6 +75,21 @@ def random_sessions(seed, count=30, items=40):
     ]
 
 
+def test_a_long_micro_batch_at_a_short_half_life_does_not_overflow():
+    sessions = random_sessions(4, count=400)
+    whole, cut = (Transitions(vocabulary(), 1000.0, 100_000) for _ in range(2))
+    worker = Worker(small_settings(history={"length": 64}))
+    events = [event(f"u{n}", item, 1.0) for n, session in enumerate(sessions) for _, item in session]
+    contexts = contexts_of(worker, events)
+    whole.learn(contexts, np.arange(len(events)), 5.0)
+    for part in np.array_split(np.arange(len(events)), 40):
+        cut.learn(contexts, part, 5.0)
+    assert len(events) > 128 * 5.0 * 3  # in one go: 2 ** 384 and more, where float32 ends at 2 ** 128
+    for one, other in zip(weights_of(whole, [3, 7]), weights_of(cut, [3, 7]), strict=True):
+        assert np.isfinite(one).all()
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_weights_are_those_of_the_definition(seed):
     sessions, transitions = random_sessions(seed), Transitions(vocabulary(), HALF_LIFE, 100_000)
