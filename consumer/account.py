@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
-from consumer.report import write_report
+from consumer.report import make_folder, write_report
 from consumer.summary import Seconds, build_summary
 from consumer.track import Track
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from incremental.drift import Detection
 
 
-def require_report_extra(report: Path | None) -> None:
-    """Raise ConfigError, before anything is read, where a report is wanted that cannot be drawn."""
-    if report is not None and find_spec("matplotlib") is None:
+def prepare_report(report: Path | None) -> None:
+    """Raise ConfigError, before anything is read, where a report is wanted that cannot be drawn, or not written."""
+    if report is None:
+        return
+    if find_spec("matplotlib") is None:
         raise ConfigError("--report draws with matplotlib: pip install 'tidemill[report]'")
+    make_folder(report)
 
 
 KEPT_DETECTIONS = 10_000
@@ -72,5 +75,6 @@ def summary_of(
         detections=detections,
         seconds=seconds,
         rejected=parts.rejected,
+        flagged=+parts.flagged,
         settings=settings,
     )

@@ -93,9 +93,14 @@ def json_target(target: str | None) -> Path | None:
     """Return the file of --json, None for standard output or none. Raises UsageError where it cannot be written."""
     if target is None or target == "-":
         return None
-    file = Path(target)
-    if file.is_dir() or not os.access(file.parent, os.W_OK):
-        raise UsageError(f"--json {target!r}: cannot be written; name a file in a folder that exists")
+    file, is_new = Path(target), not os.path.lexists(target)
+    try:
+        with file.open("ab"):
+            pass
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise UsageError(f"--json {target!r}: cannot be written ({error.strerror}); name a file that can") from error
     return file
 
 

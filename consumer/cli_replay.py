@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consumer import cli_options as options
-from consumer.cli_values import duration_s, epoch_ms
+from consumer.cli_values import duration_s, epoch_ms, within_reach
 from consumer.clock import SystemClock
-from consumer.errors import UsageError
+from consumer.errors import TooManyBadEvents, UsageError
 from consumer.loading import loading
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def replay_command(
     to_datetime: Annotated[str | None, typer.Option(metavar="ISO", help="Stop before this record time.")] = None,
     by_duration: Annotated[str | None, typer.Option(metavar="7d|12h|PT1H", help="Begin this long ago.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many input records.")] = None,
-    freeze_after: Annotated[int | None, typer.Option(min=0, help="Learn from so many records, then no more.")] = None,
+    freeze_after: Annotated[
+        int | None, typer.Option(min=0, help="Learn from so many records, and the rest of their micro-batch.")
+    ] = None,
     shuffle_ties: Annotated[
         bool, typer.Option("--shuffle-ties", help="Shuffle (seeded) a user's events of equal time.")
     ] = False,
@@ -113,6 +115,7 @@ def _replay(settings: Settings, chosen: dict[str, Any], *, wants_json: bool, fil
 
     summary = replay(settings, ReplayOptions(**chosen))
     _tell(summary, wants_json, file)
+    _check_rejected(summary, settings)
 
 
 def _as_run(settings: Settings, chosen: dict[str, Any], wants_json: bool, file: Path | None, *, dry_run: bool) -> None:
@@ -133,10 +136,24 @@ def _as_run(settings: Settings, chosen: dict[str, Any], wants_json: bool, file: 
 def _tell(summary: dict[str, Any], wants_json: bool, file: Path | None) -> None:
     from consumer.cli_summary import show, write_json
 
-    if wants_json:
-        write_json(summary, file)
     if not wants_json or file is not None:
         show(summary)
+    if wants_json:
+        write_json(summary, file)
+
+
+def _check_rejected(summary: dict[str, Any], settings: Settings) -> None:
+    """A source that ends before the limit on bad records could judge it is judged as a whole. Raises TooManyBadEvents."""
+    rejected, share = summary["rejected"], settings.input.max_bad_share
+    bad, records = sum(rejected.values()), summary["events"] + sum(rejected.values())
+    if bad > share * records:
+        reasons = ", ".join(
+            f"{reason} ({count})" for reason, count in sorted(rejected.items(), key=lambda one: -one[1])[:3]
+        )
+        raise TooManyBadEvents(
+            f"{bad} of {records} records were rejected, mostly {reasons}: compare input.preset and input.map with a record; "
+            f"if the events are bad indeed, raise input.max_bad_share = {share}"
+        )
 
 
 def _begin(from_datetime: str | None, by_duration: str | None, clock: Clock) -> int | None:
@@ -144,7 +161,7 @@ def _begin(from_datetime: str | None, by_duration: str | None, clock: Clock) -> 
     if from_datetime is not None and by_duration is not None:
         raise UsageError("--from-datetime and --by-duration: give one of them")
     if by_duration is not None:
-        return round((clock.now() - duration_s(by_duration, "--by-duration")) * 1000)
+        return within_reach(clock.now() - duration_s(by_duration, "--by-duration"))
     return None if from_datetime is None else epoch_ms(from_datetime, "--from-datetime")
 
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 from consumer.errors import UsageError
 
+LAST_MS = 253_402_300_799_000
+"""The end of the year 9999."""
 _UNIT_S = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 _SHORT = re.compile(r"(\d+(?:\.\d+)?)\s*([wdhms]?)", re.IGNORECASE)
 _ISO = re.compile(
@@ -24,7 +26,12 @@ def epoch_ms(text: str, option: str) -> int:
         raise UsageError(f"{option} {text!r}: is no datetime; write 2026-01-31 or 2026-01-31T12:00:00Z") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000)
+    return within_reach(moment.timestamp())
+
+
+def within_reach(seconds: float) -> int:
+    """Return milliseconds since the epoch; what lies before it, or beyond the year 9999, is its bound: no record is there."""
+    return min(max(0, round(seconds * 1000)), LAST_MS)
 
 
 def duration_s(text: str, option: str) -> float:

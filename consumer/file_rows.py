@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from consumer.decode import Decoder
 from consumer.errors import ConfigError, UsageError
 from consumer.mapping import field_mapping, nearest
 from consumer.ports import Record
@@ -40,11 +41,22 @@ class Rows:
         self.mapping = field_mapping(settings)
         self._topic = path.stem
         self._time = self.mapping.fields["event_time"].get
-        self._milliseconds = TimeReader(settings.time_unit).milliseconds
+        self._times = TimeReader(settings.time_unit)
+        self._decoder = Decoder(settings)
 
     def record(self, offset: int, row: dict[str, Any], value: bytes) -> Record:
         """Return row number `offset`, which reads `value`, as a record; its timestamp is -1 where it has no time."""
-        return Record(self._topic, 0, offset, self._milliseconds(self._time(row, _NO_RECORD)), None, value)
+        record = Record(self._topic, 0, offset, -1, None, value)
+        time = self._time(row, _NO_RECORD)
+        return record if time is None else record._replace(timestamp_ms=self._reader(record, time).milliseconds(time))
+
+    def _reader(self, record: Record, time: Any) -> TimeReader:
+        """Return what reads the time of a record: the first number in an event decides, as it does in the decoder."""
+        if self._times.unit is not None or isinstance(number_or_text(time) if isinstance(time, str) else time, str):
+            return self._times
+        self._decoder.decode(record)
+        self._times.unit = self._decoder.time_unit
+        return TimeReader("auto") if self._times.unit is None else self._times
 
     def wanted(self, columns: Iterable[str]) -> list[str]:
         """Return those of the file's columns that are mapped. Raises ConfigError where a column that must be is not."""
@@ -53,7 +65,7 @@ class Rows:
             roots = self.mapping.roots_of(name)
             if roots and not any(root in present for root in roots):
                 raise ConfigError(
-                    f"{self.path.name} has no column {' or '.join(roots)} for {name} (input.map.{name});"
+                    f"{self.path.name} has no column {' or '.join(dict.fromkeys(roots))} for {name} (input.map.{name});"
                     f" {nearest(roots[0], tuple(present))}"
                 )
         return [column for column in present if column in self.mapping.roots]
@@ -74,9 +86,12 @@ def csv_rows(rows: Rows, delimiter: str) -> Iterator[Record]:
     """Yield the rows of a CSV file with a header; every cell is text except numbers in a time column."""
     try:
         with rows.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])
             wanted = set(rows.wanted(header))
+            for name in sorted(wanted):
+                if header.count(name) > 1:
+                    raise UsageError(f"{rows.path} has {header.count(name)} columns {name!r}: which one is meant?")
             cells = [(place, name) for place, name in enumerate(header) if name in wanted]
             times = rows.mapping.roots_of("event_time")
             for offset, line in enumerate(filter(None, reader)):
@@ -84,7 +99,9 @@ def csv_rows(rows: Rows, delimiter: str) -> Iterator[Record]:
                 row |= {name: number_or_text(row[name]) for name in times if name in row}
                 yield rows.record(offset, row, _dumps(row))
     except csv.Error as error:
-        raise UsageError(f"cannot read {rows.path} as CSV: {error}") from error
+        raise UsageError(
+            f"cannot read {rows.path} as CSV, at line {reader.line_num}: {error}; a quote that opens a cell must close it"
+        ) from error
 
 
 def parquet_count(path: Path) -> int:

@@ -117,8 +117,13 @@ def _from_flags(overrides: Sequence[str], problems: list[str]) -> Iterator[Given
 
 
 def _parse(name: str, text: str) -> Any:
-    """Read the text of a variable or a flag: as TOML where the setting can be other than text, else as it stands."""
+    """Read the text of a variable or a flag: as TOML where the setting can be other than text, else as it stands.
+
+    An entry of `input.map` is a path, in which quotes have their own meaning.
+    """
     section, key, *entry = [*name.split(".", 2), ""]
+    if (section, key) == ("input", "map") and len(entry) > 1:
+        return text
     field = KNOWN.get(f"{section}.{key}")
     admitted = kinds(field.annotation) if field else set()
     if SecretStr in admitted:

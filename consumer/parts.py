@@ -89,11 +89,17 @@ class Parts:
             self.model, settings.learning, settings.prediction, settings.policy, settings.worker.seed
         )
         self.evaluation = Evaluation(
-            settings.evaluation, settings.drift, self.model.mixture.names, settings.history.length, settings.model
+            settings.evaluation,
+            settings.drift,
+            self.model.mixture.names,
+            settings.history.length,
+            settings.model,
+            settings.prediction.top_k,
         )
         self.events = 0  # accepted since the lineage began
         self.unsent: list[Detection] = []  # of the last micro-batch: they leave with the next
-        self.rejected: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()  # by reason
+        self.flagged: Counter[str] = Counter()  # accepted events, by flag
         self.next_offsets: dict[TopicPartition, int] = {}
         metrics.watch_degraded(lambda: self.evaluation.degradation.since is not None)
         metrics.build_info({name: version(name) for name in ("tidemill", "torch", "kafka-python")})
@@ -133,6 +139,14 @@ class Parts:
             self.next_offsets[span.partition] = max(span.stop, self.next_offsets.get(span.partition, 0))
         if considered.scored is not None:
             self.histories.apply(considered.scored.staged, considered.scored.predictions.keys_BK)
+
+    def count(self, considered: Considered) -> None:
+        """Count what was rejected, and what was accepted with a flag."""
+        self.rejected.update(bad.error.reason for bad in considered.rejected)
+        if considered.scored is not None:
+            repeated = sum(considered.scored.staged.repeated_B)
+            late, future = (sum(getattr(event, flag) for event in considered.events) for flag in ("late", "future"))
+            self.flagged.update({"late": late, "future": future, "repeated": int(repeated)})
 
     def learn(self, considered: Considered) -> Learned:
         """Evaluate, then learn; what predicts changes only in here."""

@@ -195,7 +195,7 @@ class Pipeline:
         metrics.events("rejected", len(considered.rejected))
         for bad in considered.rejected:
             metrics.dead_letter(bad.error.reason)
-            parts.rejected[bad.error.reason] += 1
+        parts.count(considered)
         if considered.scored is not None:
             staged = considered.scored.staged
             repeated = sum(staged.repeated_B)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consumer.account import Account, require_report_extra
+from consumer.account import Account, prepare_report
 from consumer.begin import begin_from
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
@@ -86,7 +86,7 @@ def _check_options(settings: Settings, options: ReplayOptions) -> None:
             f"--save {options.save}: is the state folder of `tidemill run` (snapshot.dir), which would go on from the "
             "replay; name another"
         )
-    require_report_extra(options.report)
+    prepare_report(options.report)
 
 
 def _source(settings: Settings, options: ReplayOptions, clock: Clock) -> Source:

@@ -84,6 +84,6 @@ class _Account:
         self.events += 0 if considered.scored is None else len(considered.events)  # none of one that was skipped
         before = self._parts.events - self.events  # detections tell the events of the lineage; here those redone count
         self.detections += [replace(found, event=found.event - before) for found in self._parts.unsent]
-        self._parts.rejected.update(bad.error.reason for bad in considered.rejected)
+        self._parts.count(considered)
         if considered.plan.batch % SAY_EVERY_BATCHES == 0:
             log.info("redoing the journal", batch=considered.plan.batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from itertools import accumulate
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
@@ -58,13 +59,23 @@ def write_report(summary: Mapping[str, Any], extra: ReportSeries, folder: Path) 
     Raises ConfigError where matplotlib is not installed or the folder cannot be written.
     """
     page = render_page(summary, extra)
+    make_folder(folder)
     target = folder / PAGE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the report cannot be written to {folder}: {error.strerror}") from error
     return target
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a report where it is missing. Raises ConfigError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written to {folder}: {error.strerror}") from error
 
 
 def render_page(summary: Mapping[str, Any], extra: ReportSeries) -> str:

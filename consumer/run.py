@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from consumer.account import Account, require_report_extra
+from consumer.account import Account, prepare_report
 from consumer.clock import SystemClock
 from consumer.describe_settings import identity
 from consumer.health import HealthServer, HealthState
@@ -52,7 +52,7 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
     Returns the summary, None where a stop came before the first record.
     """
     options = options or RunOptions()
-    require_report_extra(options.report)
+    prepare_report(options.report)
     clock = SystemClock()
     with StopSignal(settings.worker.stop_after_s) as stop, ExitStack() as opened:
         try:

@@ -105,6 +105,7 @@ SUMMARY_SCHEMA: dict[str, Any] = {
             "speed": _object(dict.fromkeys(("events_per_s", "predict_s", "learn_s", "total_s"), _POSITIVE)),
             "peak_rss_bytes": _COUNT,
             "rejected": {"type": "object", "additionalProperties": _COUNT},
+            "flagged": {"type": "object", "additionalProperties": _COUNT},
             "versions": {"type": "object", "additionalProperties": {"type": "string"}},
             "settings": {"type": "object", "additionalProperties": {"type": "object"}},
         }
@@ -132,6 +133,7 @@ def build_summary(
     detections: Sequence[Detection],
     seconds: Seconds,
     rejected: Mapping[str, int],
+    flagged: Mapping[str, int],
     settings: Settings,
 ) -> dict[str, Any]:
     """Return the summary; `result` is that of `incremental.prequential.Prequential`, `events` the accepted ones."""
@@ -154,6 +156,7 @@ def build_summary(
         },
         "peak_rss_bytes": peak_rss_bytes(),
         "rejected": dict(rejected),
+        "flagged": dict(flagged),
         "versions": versions(),
         "settings": shown_settings(settings),
     }
@@ -192,8 +195,15 @@ def render_table(summary: Mapping[str, Any]) -> RenderableType:
     tables = [_table("next item", summary["metrics"])]
     tables += [_table(head.replace("_", " "), table) for head, table in summary["heads"].items()]
     speed = f"{summary['speed']['events_per_s']:,.0f} events/s, {summary['speed']['total_s']:.1f} s in all"
-    rejected = [f"rejected: {reason} {count:,}" for reason, count in summary["rejected"].items()]
-    return Group(counts, *tables, "\n".join([*_calibration_lines(summary["calibration"]), speed, *rejected]))
+    counted = [f"rejected: {reason} {count:,}" for reason, count in summary["rejected"].items()]
+    counted += [f"flagged: {flag} {count:,}" for flag, count in summary["flagged"].items()]
+    lines = [*_published_lines(summary["emitted"]), *_calibration_lines(summary["calibration"]), speed, *counted]
+    return Group(counts, *tables, "\n".join(lines))
+
+
+def _published_lines(emitted: Mapping[str, Any]) -> list[str]:
+    """Return one line: how often the prediction that had been published after the user's previous event was right."""
+    return [f"as published: hr@10 {row['hr@10']:.4f}, ndcg@10 {row['ndcg@10']:.4f}" for row in emitted.values()]
 
 
 def _calibration_lines(calibration: Mapping[str, Any]) -> list[str]:

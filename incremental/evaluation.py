@@ -14,6 +14,7 @@ from incremental.drift import Detection, DriftMonitor
 from incremental.outcomes import (
     FIRST,
     IGNORED,
+    MISS,
     SCORED,
     Coverage,
     Guesses,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """Sums of all methods, and the drift monitor over the model's own losses."""
+    """Sums of all methods, and the drift monitor over the model's own losses. `published`: items of a prediction."""
 
     def __init__(
         self,
@@ -50,7 +51,9 @@ class Evaluation:
         components: list[str],
         history_length: int,
         model: ModelSettings,
+        published: int,
     ) -> None:
+        self._published = published
         self._components, self._epsilon, self._max_types = components, model.epsilon, model.max_types
         self._baselines = Baselines(history_length, model.epsilon, settings.max_users) if settings.baselines else None
         self.prequential = Prequential()
@@ -110,8 +113,11 @@ class Evaluation:
         for index, name in enumerate(self._components):
             items[name] = ItemOutcomes(scores.rank_MB[index], np.log(scores.p_BM[:, index]))
         types = {} if scores.type_p_BY is None else {OURS: _types(scores)} | types
+        named_B = scores.type_B != UNKNOWN  # whoever guesses that a type is none of those told apart says nothing
+        types = {name: TypeOutcomes(told.correct_B & named_B, told.log_prob_B) for name, told in types.items()}
         times = {} if scores.gap_quantiles_B3 is None else {OURS: _times(scores)} | times
-        emitted = ItemOutcomes(scores.emitted_rank_B, np.full(len(scores.rank_B), np.nan))
+        emitted_B = np.where(scores.emitted_rank_B < self._published, scores.emitted_rank_B, MISS)
+        emitted = ItemOutcomes(emitted_B, np.full(len(scores.rank_B), np.nan))
         new_B = self._appearances.observe(observed.item_B, observed.kind_B != IGNORED)
         return Outcomes(
             observed.kind_B, items, emitted, types, times, new_B, _guesses(scores), _coverage(scores), scores.guest_B

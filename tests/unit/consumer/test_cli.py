@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, make_dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +38,9 @@ SUMMARY = {
     "heads": {},
     "calibration": {},
     "speed": {"events_per_s": 1500.0, "total_s": 0.8},
+    "emitted": {"tidemill": {"hr@10": 0.2, "ndcg@10": 0.1}},
     "rejected": {"not_json": 2},
+    "flagged": {"late": 5},
 }
 
 Options = make_dataclass(
@@ -206,12 +209,37 @@ def test_a_duration_counts_back_from_now(calls: Calls) -> None:
     assert before * 1000 - 1 <= begin + 7 * 86_400_000 <= SystemClock().now() * 1000 + 1
 
 
+def test_times_beyond_all_records_select_everything(calls: Calls) -> None:
+    assert cli.main(["replay", "topic:t", "--by-duration", "1000000d"]) == 0
+    argv = "replay topic:t --from-datetime 0001-01-01T00:00:00+14:00 --to-datetime 9999-12-31T23:59:59-10:00"
+    assert cli.main(argv.split()) == 0
+    (_, _, one), (_, _, two) = calls
+    assert one["options"].from_datetime == two["options"].from_datetime == 0
+    assert datetime.fromtimestamp(two["options"].to_datetime / 1000, UTC).year == 9999
+
+
 @pytest.mark.usefixtures("calls")
 def test_the_summary_is_text_for_people(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["replay", log]) == 0
     out = capsys.readouterr().out
     assert "1,200 events, 30 users, 40 items, 1,170 scored" in out
     assert "rejected: not_json 2" in out
+    assert "flagged: late 5" in out
+    assert "as published: hr@10 0.2000, ndcg@10 0.1000" in out
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_source_most_of_which_was_rejected_is_an_error_after_all_is_told(
+    log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too short for the limits on bad records to have stopped it."""
+    monkeypatch.setitem(SUMMARY, "events", 1)
+    assert cli.main(["replay", log, "--json", str(tmp_path / "s.json")]) == 65
+    told = capsys.readouterr()
+    assert "rejected: not_json 2" in told.out
+    assert "2 of 3 records were rejected, mostly not_json (2): compare input.preset and input.map" in told.err
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8")) == SUMMARY
+    assert cli.main(["replay", log, "--set", "input.max_bad_share=0.7"]) == 0
 
 
 @pytest.mark.usefixtures("calls")
@@ -230,7 +258,20 @@ def test_json_in_a_file(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_json_file_that_cannot_be_is_told_before_the_work(calls: Calls, log: str, tmp_path: Path) -> None:
     assert cli.main(["replay", log, "--json", str(tmp_path / "none" / "s.json")]) == 64
     assert cli.main(["replay", log, "--json", str(tmp_path)]) == 64
+    assert cli.main(["replay", log, "--json", str(tmp_path / ("s" * 300))]) == 64
     assert not calls
+    assert list(tmp_path.glob("s*")) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full here")
+@pytest.mark.usefixtures("calls")
+def test_a_json_file_that_could_not_be_written_in_the_end_costs_no_table(
+    log: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["replay", log, "--json", "/dev/full"]) == 78
+    told = capsys.readouterr()
+    assert "1,200 events" in told.out
+    assert "could not be written: No space left" in told.err
 
 
 def test_dry_run_shows_and_does_nothing(calls: Calls, log: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,6 +230,33 @@ def test_tabs(tmp_path: Path) -> None:
     assert rows(drain(open_source(path, PLAIN, None))) == [{"user_id": "1", "item_id": "2"}]
 
 
+@pytest.mark.parametrize(("suffix", "between"), [("csv", ","), ("tsv", "\t")])
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(tmp_path: Path, suffix: str, between: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    text = ["user_id,item_id,note", "a,x,fine", 'a,y,"oops', "a,z,fine", "b,x,fine"]
+    path.write_text("\n".join(text).replace(",", between) + "\n")
+    with pytest.raises(UsageError, match="at line 5: unexpected end of data; a quote that opens a cell must close it"):
+        drain(open_source(path, PLAIN))
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("user_id,item_id,item_id,x,x\na,real,other,1,2\n")
+    with pytest.raises(UsageError, match="2 columns 'item_id'"):
+        drain(open_source(path, PLAIN))
+
+
+@pytest.mark.parametrize("first", [{"item_id": 1}, {"user_id": 1.5, "item_id": 1}])
+def test_the_first_event_decides_the_unit_of_times_and_not_what_is_none(tmp_path: Path, first: dict[str, Any]) -> None:
+    """Rows and decoder read one unit: a record without a user, in microseconds, comes before events in milliseconds."""
+    good = [{"user_id": "u", "item_id": n, "timestamp": T + n} for n in range(3)]
+    records = drain(open_source(lines(tmp_path / "t.jsonl", first | {"timestamp": T * 1000}, *good), PLAIN))
+    assert [record.timestamp_ms for record in records] == [T, T, T + 1, T + 2]
+    _, *decoded = [Decoder(PLAIN).decode(record) for record in records]
+    assert [event.event_time for event in decoded] == [(T + n) / 1000 for n in range(3)]
+    assert not any(event.future or event.late for event in decoded)
+
+
 def test_csv_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('user_id,item_id\n1,"' + "x" * 200_000 + '"\n')

@@ -295,3 +295,9 @@ def test_identity_is_the_identity_settings_and_nothing_else() -> None:
     assert json.loads(json.dumps(one)) == one
     assert identity(load("", {}, "model.dim=32")) == one
     assert identity(load()) != one
+
+
+@pytest.mark.parametrize("path", ['"user.id"', "user.id", 'a."b.c"', "0", "true"])
+def test_a_path_of_the_mapping_is_taken_as_it_stands(path: str) -> None:
+    assert load("", {}, f"input.map.user_id={path}").input.map["user_id"] == path
+    assert load("", {"TIDEMILL_INPUT__MAP__USER_ID": path}).input.map["user_id"] == path

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 from jsonschema import Draft202012Validator
-from support import Stream, random_events, same_state, small_settings
+from support import Stream, random_events, record_value, same_state, small_settings
 
 from consumer.errors import ConfigError, StateError, UsageError
 from consumer.replay import ReplayOptions, replay
@@ -177,6 +177,20 @@ def test_offsets_and_times_are_for_topics(file):
     for bound in ("from_offset", "to_offset", "from_datetime", "to_datetime"):
         with pytest.raises(UsageError, match="topic:NAME"):
             run(file, **{bound: 5})
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_replay(file, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("consumer.replay.open_source", None)
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="report cannot be written"):
+            run(file, report=place)
+
+
+def test_what_was_flagged_is_counted(tmp_path):
+    lines = [record_value(user_id="u", item_id=n, event_id="same" if n < 3 else str(n)) for n in range(8)]
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(lines))
+    assert run(tmp_path / "events.jsonl")["flagged"] == {"repeated": 2}
 
 
 def test_a_report_is_one_page(file, tmp_path):

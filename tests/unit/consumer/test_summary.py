@@ -45,6 +45,7 @@ def summary(settings=None, prequential=None):
         detections=[Detection(300, "log_loss", "adwin", 3.0, 3.5)],
         seconds=Seconds(0.1, 0.3, 0.5),
         rejected={"not_json": 2},
+        flagged={"late": 3},
         settings=settings or Settings(),
     )
 
@@ -110,6 +111,8 @@ def test_the_table_shows_every_method_and_stars_the_best():
         "event type",
         "next event s",
         "rejected: not_json 2",
+        "flagged: late 3",
+        f"as published: hr@10 {made['emitted']['tidemill']['hr@10']:.4f}",
     ):
         assert word in text
 
