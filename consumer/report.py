@@ -121,20 +121,25 @@ def _header(summary: Mapping[str, Any]) -> str:
         "<header><h1>Tidemill report</h1>"
         '<p class="lead">A stream of user events was read in its order. Before the model learned from an '
         "event, it had to predict which item the user would act on; the prediction was compared with what happened, and "
-        f"with what simple counting methods would have said. {_headline(summary['metrics'])}</p>"
+        f"with what simple counting methods would have said. {_headline(summary['metrics'], summary['emitted'])}</p>"
         f'<dl class="facts">{cells}</dl></header>'
     )
 
 
-def _headline(metrics: Table) -> str:
+def _headline(metrics: Table, emitted: Table) -> str:
     best = best_method({name: row for name, row in metrics.items() if name in BASELINES}, "hr@10")
     if best is None or "tidemill" not in metrics:
         return ""
     ours, theirs = metrics["tidemill"]["hr@10"], metrics[best]["hr@10"]
     return (
         f"The item was among the model's first ten in {ours:.1%} of the events; the best baseline, "
-        f"{escape(best)}, had {theirs:.1%}."
+        f"{escape(best)}, had {theirs:.1%}." + _published(emitted)
     )
+
+
+def _published(emitted: Table) -> str:
+    """What had been published is older: it was made after the user's previous event."""
+    return "".join(f" Of the lists as they had been published, {row['hr@10']:.1%} held it." for row in emitted.values())
 
 
 def _quality(summary: Mapping[str, Any], extra: ReportSeries, colours: Mapping[str, int]) -> Iterator[str]:

@@ -164,6 +164,7 @@ def test_every_signal_has_words_that_stand_alone():
 
 def test_the_headline_compares_with_the_best_baseline_not_with_a_component(page):
     assert "first ten in 20.0% of the events; the best baseline, markov, had 10.0%." in page
+    assert f"as they had been published, {ROW['hr@10']:.1%} held it." in page
 
 
 def test_colours_follow_the_theme(page):
