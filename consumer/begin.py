@@ -6,7 +6,6 @@ begin there again. Histories stay behind: they come with their partitions.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,10 +13,11 @@ import structlog
 from consumer.describe_settings import identity
 from consumer.errors import StateError, UsageError
 from consumer.snapshots import Snapshots
-from consumer.state_store import is_url, open_store
+from consumer.state_store import folder_of, is_url, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from consumer.parts import Parts
     from consumer.settings import Settings
@@ -36,7 +36,7 @@ def begin_from(parts: Parts, place: str | Path, settings: Settings) -> str:
 
     Raises UsageError where there is no snapshot, StateError where it is damaged or of another model.
     """
-    if not is_url(place) and not Path(place).is_dir():
+    if not is_url(place) and not folder_of(place).is_dir():
         raise UsageError(f"--init {place}: there is no such folder")
     store = open_store(place, read_only=True)
     snapshots = Snapshots(store, parts.lineage, identity(settings), settings.snapshot.keep)

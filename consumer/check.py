@@ -15,6 +15,7 @@ from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
     KafkaPast,
     add_partitions,
+    check_group,
     check_transactions,
     create_command,
     create_topics,
@@ -101,6 +102,7 @@ class _Check:
             self._topics,
             self._journal,
             self._rights,
+            self._group,
             self._transactions,
             self._journal_position,
             self._state,
@@ -197,6 +199,10 @@ class _Check:
     def _needed(self, name: str) -> tuple[str, ...]:
         topics = self._settings.topics
         return {topics.events: ("READ",), topics.journal: ("READ", "WRITE")}.get(name, ("WRITE",))
+
+    def _group(self) -> None:
+        check_group(self._settings, clock=self._clock)
+        self._note("ok", f"group {self._settings.kafka.group!r}: allowed")
 
     def _transactions(self) -> None:
         if self._settings.kafka.delivery == "exactly_once":

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consumer.describe_settings import identity
 from consumer.errors import ConfigError
 from consumer.snapshots import Snapshots
-from consumer.state_store import is_url, open_store
+from consumer.state_store import folder_of, is_url, open_store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from consumer.settings import Settings
 
 
 def look_at_state(settings: Settings) -> str:
     """Return what there is; a missing folder is not made. Raises ConfigError or StateError, which say what would fail."""
     place, lineage = settings.snapshot.dir, settings.kafka.instance
-    if not is_url(place) and not Path(place).exists():
-        _require_room(Path(place))
+    if not is_url(place) and not folder_of(place).exists():
+        _require_room(folder_of(place))
         return f"state: {place} will be made"
     snapshots = Snapshots(open_store(place), lineage, identity(settings), settings.snapshot.keep)
     complaints: list[str] = []

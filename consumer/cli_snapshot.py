@@ -139,10 +139,10 @@ def _settings(config: Path | None, sets: list[str] | None) -> Settings:
 
 
 def _place(settings: Settings, folder: str | None) -> str:
-    from consumer.state_store import is_url
+    from consumer.state_store import folder_of, is_url
 
     place = folder or settings.snapshot.dir
-    if not is_url(place) and not Path(place).is_dir():
+    if not is_url(place) and not folder_of(place).is_dir():
         raise UsageError(f"{place}: there is no such folder; name one with --dir")
     return place
 

@@ -47,7 +47,8 @@ class HealthState:
     """What the loop tells of itself, and what the probes make of it. Thread-safe.
 
     The loop calls `beat` at each step and at each slice of a restore; the others when the state changes. Before its
-    first beat it may take `start_s` longer: a worker that waits for its broker must not be restarted for it.
+    first beat, and while it connects again, it may take `start_s` longer: a worker that waits for its broker must not be
+    restarted for it.
     """
 
     def __init__(self, clock: Clock, live_after_s: float, start_s: float = 0.0) -> None:
@@ -65,6 +66,12 @@ class HealthState:
         """The loop has moved."""
         with self._lock:
             self._begun = True
+            self._moved_at = self._clock.monotonic()
+
+    def connecting(self) -> None:
+        """The loop waits for a broker again: until its next beat it may take as long as at the start."""
+        with self._lock:
+            self._begun = self._broker_seen = False
             self._moved_at = self._clock.monotonic()
 
     def broker_seen(self) -> None:

@@ -59,7 +59,7 @@ def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Sequ
     settings = _validate(tree, origins, problems)
     if settings is not None:
         problems += broken_rules(settings)
-        settings = _read_password(settings, problems)
+        _try_password_file(settings, problems)
     if problems or settings is None:
         raise ConfigError(_report(problems))
     return settings
@@ -234,18 +234,17 @@ def _report(problems: Sequence[str]) -> str:
 # --- secrets
 
 
-def _read_password(settings: Settings, problems: list[str]) -> Settings:
+def _try_password_file(settings: Settings, problems: list[str]) -> None:
+    """Tell what would keep a connection from reading the password; it is read then, and is in no settings."""
     file = settings.kafka.sasl_password_file
     if file is None:
-        return settings
+        return
     try:
         with file.open(encoding="utf-8") as opened:
             password = opened.read(MAX_SECRET_BYTES).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         problems.append(f"kafka.sasl_password_file = {str(file)!r}: cannot be read: {reason}")
-        return settings
+        return
     if not password:
         problems.append(f"kafka.sasl_password_file = {str(file)!r}: the file is empty")
-    kafka = settings.kafka.model_copy(update={"sasl_password": SecretStr(password)})
-    return settings.model_copy(update={"kafka": kafka})

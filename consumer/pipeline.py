@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from consumer.dead_letters import dead_letter, emptied
-from consumer.errors import Aborted, VoidStateError
+from consumer.errors import Aborted, UnknownOutcome, VoidStateError
 from consumer.journal import Entry
 from consumer.outputs import PredictionEncoder, drift_record
 from consumer.ports import PollLimits, TopicPartition
@@ -174,8 +174,8 @@ class Pipeline:
                 take_back()
                 self.source.seek_back(batch)
                 return False
-            except VoidStateError:
-                self.parts.metrics.not_committed("unknown")
+            except VoidStateError as error:
+                self.parts.metrics.not_committed("unknown" if isinstance(error, UnknownOutcome) else "aborted")
                 take_back()
                 raise
             finally:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
 from consumer.errors import AccessError, ConfigError, StateError, TransientError
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PROBE = ".tidemill-probe"
+SETTINGS_ARE_WRONG = (ImportError, ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What trying again does not help against."""
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
@@ -25,7 +30,8 @@ class RemoteStore:
 
     A store that cannot be reached is no store without snapshots: reading then raises TransientError, and AccessError
     where a right is missing; StateError is for what is not there. A write that fails is a StateError, whatever the cause.
-    Raises ConfigError at once where the protocol is not known, its package is missing, or nothing can be written there.
+    Raises ConfigError at once where the protocol is not known, its package is missing, or nothing may be written there,
+    TransientError where it cannot be reached.
     The bucket, or the folder, must exist. One that is only looked at (`read_only`) is not tried.
     """
 
@@ -54,9 +60,23 @@ class RemoteStore:
         folder = prefix.rpartition("/")[0]
         with self._looking(prefix):
             self._files.invalidate_cache()
-            found = self._files.find(self._path(folder) if folder else self._root)
+            place = self._path(folder) if folder else self._root
+            found = list(self._files.find(place) if _finds_by_itself(self._files) else self._below(place))
         names = (str(path).removeprefix(self._root).lstrip("/") for path in found)
-        return sorted(name for name in names if name.startswith(prefix) and name != PROBE)
+        return sorted(name for name in names if name.startswith(prefix) and not name.startswith(PROBE))
+
+    def _below(self, folder: str) -> Iterator[str]:
+        """Yield all files below a folder. What fsspec has for this takes a folder that cannot be listed for an empty one."""
+        try:
+            entries = self._files.ls(folder, detail=True)
+        except FileNotFoundError:  # not made yet, or removed by another worker this moment
+            return
+        for entry in entries:
+            name = str(entry["name"]).rstrip("/")
+            if entry["type"] != "directory":
+                yield name
+            elif name != folder.rstrip("/"):
+                yield from self._below(name)
 
     def delete(self, name: str) -> None:
         """Remove a blob; not an error when it is not there."""
@@ -75,13 +95,16 @@ class RemoteStore:
         return f"{self._root}/{name}"
 
     def _try_to_write(self) -> None:
+        probe = self._path(f"{PROBE}-{uuid4().hex}")  # others may try at the same time
         try:
-            self._files.pipe_file(self._path(PROBE), b"probe")
-            self._files.rm_file(self._path(PROBE))
+            self._files.pipe_file(probe, b"probe")
+            self._files.rm_file(probe)
         except Exception as error:
+            said = f"the state store {self._url} cannot be written ({_first_line(error)})"
+            if not (_is_refusal(error) or isinstance(error, SETTINGS_ARE_WRONG)):
+                raise TransientError(said) from error
             raise ConfigError(
-                f"the state store {self._url} cannot be written ({_first_line(error)}): set snapshot.dir to a place that "
-                "exists and that this worker may write"
+                f"{said}: set snapshot.dir to a place that exists and that this worker may write"
             ) from error
 
     @contextmanager
@@ -101,7 +124,7 @@ class RemoteStore:
             said = f"{self._url}/{name} cannot be read: {_first_line(error)}"
             if isinstance(error, FileNotFoundError):
                 raise StateError(said) from error
-            raise (AccessError if isinstance(error, PermissionError) else TransientError)(said) from error
+            raise (AccessError if _is_refusal(error) else TransientError)(said) from error
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -117,6 +140,22 @@ def _open(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise ConfigError(f"snapshot.dir = {url}: {error}; a folder is written without ://") from error
     return files, str(root).rstrip("/")
+
+
+def _finds_by_itself(files: Any) -> bool:
+    """Whether the listing of a whole tree is the file system's own, and not that of fsspec's base classes."""
+    kind = type(files)
+    if isinstance(files, AsyncFileSystem):
+        return kind._find is not AsyncFileSystem._find  # noqa: SLF001 - nothing else tells
+    return kind.find is not AbstractFileSystem.find
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a right is missing; some services say so in words alone."""
+    return (
+        isinstance(error, PermissionError)
+        or re.search(r"\b(forbidden|access ?denied)\b", str(error), re.IGNORECASE) is not None
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -47,6 +47,16 @@ def _half_lives(settings: Settings) -> Iterator[str]:
             yield f"model.{name} = {value}: must be at least a {HALF_LIVES}th of worker.batch_events, {least:g}"
 
 
+def _times(settings: Settings) -> Iterator[str]:
+    """A commit that the client still waits for is no hang."""
+    commit_s, least = settings.watchdog.commit_s, 2 * settings.kafka.request_timeout_ms / 1000
+    if settings.watchdog.enabled and commit_s <= least:
+        yield (
+            f"watchdog.commit_s = {commit_s:g}: must be more than twice kafka.request_timeout_ms = "
+            f"{settings.kafka.request_timeout_ms}, {least:g} s"
+        )
+
+
 def _left_out(settings: Settings) -> Iterator[str]:
     """Only components are left out, and not all of them."""
     names = left_out(settings.model.leave_out)
@@ -128,6 +138,6 @@ def _hidden(settings: Settings) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(_sizes, _half_lives, _left_out, _topics, _names),
+    *(_sizes, _half_lives, _times, _left_out, _topics, _names),
     *(_login, _certificates, _mapping, _segment, _hidden),
 )

@@ -28,17 +28,18 @@ def same_place(left: str | Path, right: str | Path) -> bool:
     """Whether two places are one folder, or one URL."""
     if is_url(left) or is_url(right):
         return str(left).rstrip("/") == str(right).rstrip("/")
-    return _folder_of(left) == _folder_of(right)
+    return folder_of(left).resolve() == folder_of(right).resolve()
 
 
-def _folder_of(place: str | Path) -> Path:
-    return Path(str(place).removeprefix(LOCAL)).resolve()
+def folder_of(place: str | Path) -> Path:
+    """Return the folder of this machine that a place is, which may be written file://…."""
+    return Path(str(place).removeprefix(LOCAL))
 
 
 def open_store(place: str | Path, *, read_only: bool = False) -> StateStore:
     """Open a folder, or a URL such as s3://bucket/prefix. Raises ConfigError where it cannot be used."""
     if not is_url(place):
-        return FolderStore(str(place).removeprefix(LOCAL), read_only=read_only)
+        return FolderStore(folder_of(place), read_only=read_only)
     from consumer.remote_store import RemoteStore  # noqa: PLC0415 - a folder needs no fsspec
 
     return RemoteStore(str(place), read_only=read_only)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Self
 
@@ -47,8 +48,13 @@ class StopSignal:
     def _ask(self, _number: int, _frame: object) -> None:
         if not self._asked.is_set():
             self._asked.set()
-            self._timer = threading.Timer(self._stop_after_s * GRACE_SHARE, os._exit, (ABANDONED,))
+            self._timer = threading.Timer(self._stop_after_s * GRACE_SHARE, self._abandon)
             self._timer.daemon = True
             self._timer.start()
             if not self.started:
                 raise StoppedWhileStarting
+
+    def _abandon(self) -> None:
+        said = f"tidemill: did not stop within worker.stop_after_s ({self._stop_after_s:g} s) and was abandoned\n"
+        os.write(sys.stderr.fileno() if sys.stderr else 2, said.encode())
+        os._exit(ABANDONED)

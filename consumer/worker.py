@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import structlog
 
 from consumer.begin import begin_as_journalled, begin_from, begin_from_group
-from consumer.errors import AccessError, Fenced, TransientError, UnknownOutcome, VoidStateError
+from consumer.errors import AccessError, Fenced, TransientError, VoidStateError
 from consumer.journal import Journal
 from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
@@ -165,12 +165,15 @@ class Worker:
     def _recover(self, error: VoidStateError | TransientError) -> None:
         log.warning("recovering", reason=str(error), kind=type(error).__name__, attempt=self._failures)
         self._watchdog.rest()
+        self.parts.health.connecting()
         self._close_doors()
         self._clock.sleep(min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S))
         try:
             self._redo()
             self._connect()
-        except (UnknownOutcome, TransientError) as again:
+        except Fenced:
+            raise
+        except (VoidStateError, TransientError) as again:
             self._failures += 1
             if self._failures > self._settings.recovery.attempts:
                 raise

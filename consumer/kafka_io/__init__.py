@@ -6,6 +6,7 @@ fills a topic, the functions of `admin` look at topics and make them.
 
 from consumer.kafka_io.admin import (
     add_partitions,
+    check_group,
     check_transactions,
     committed_lag,
     create_command,
@@ -29,6 +30,7 @@ __all__ = [
     "KafkaSource",
     "KafkaWriter",
     "add_partitions",
+    "check_group",
     "check_transactions",
     "committed_lag",
     "connection_options",

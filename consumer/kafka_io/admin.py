@@ -10,6 +10,7 @@ from consumer.errors import AccessError, ConfigError
 from consumer.kafka_io.client import (
     ConfigResource,
     ConfigResourceType,
+    HeartbeatRequest,
     IsolationLevel,
     KafkaAdminClient,
     KafkaPartition,
@@ -133,6 +134,30 @@ def delete_before(settings: Settings, partition: TopicPartition, offset: int, cl
     doing = f"deleting records of {partition.topic}-{partition.partition}"
     with admin_client(settings.kafka, clock) as admin:
         retry(lambda: admin.delete_records({KafkaPartition(*partition): offset}), doing, clock, within_s=_LOOKUP_S)
+
+
+class _GroupAdmin(KafkaAdminClient):  # type: ignore[misc]  # the base is untyped
+    """The admin client with a question of its own about a group."""
+
+    def ask_as_nobody(self, group: str) -> None:
+        """Send the heartbeat of a member that is not there: refused for that reason, or for a missing right."""
+        self._manager.run(self._ask, group)
+
+    async def _ask(self, group: str) -> None:
+        (coordinator,) = (await self._find_coordinator_ids([group])).values()
+        request = HeartbeatRequest(group_id=group, generation_id=0, member_id="nobody", group_instance_id=None)
+        response = await self._manager.send(request, node_id=coordinator)
+        error = k.for_code(response.error_code)
+        if error not in (k.NoError, k.UnknownMemberIdError, k.IllegalGenerationError):
+            raise error
+
+
+def check_group(settings: Settings, *, clock: Clock | None = None) -> None:
+    """Ask the broker whether this user may be a member of the group; no member notices. Raises AccessError."""
+    clock = clock or SystemClock()
+    doing = f"looking at the group {settings.kafka.group}"
+    with admin_client(settings.kafka, clock, _GroupAdmin) as admin:
+        retry(lambda: admin.ask_as_nobody(settings.kafka.group), doing, clock, within_s=_LOOKUP_S)
 
 
 def check_transactions(settings: Settings, *, clock: Clock | None = None) -> None:

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from kafka.net.compat import KafkaNetClient
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.selector import NetworkSelector
-    from kafka.protocol.consumer import IsolationLevel
+    from kafka.protocol.consumer import HeartbeatRequest, IsolationLevel
     from kafka.structs import OffsetAndMetadata
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ConfigResource",
     "ConfigResourceType",
     "ConsumerRebalanceListener",
+    "HeartbeatRequest",
     "IsolationLevel",
     "KafkaAdminClient",
     "KafkaConnectionManager",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from support import Stream, random_events, same_state, small_settings
 
@@ -18,8 +20,12 @@ from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore, open_store
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(params=["folder", "file", "memory", "local"])
 def place(request, tmp_path):
+    if request.param == "local":  # by fsspec, which finds nothing there by itself: folder by folder
+        (tmp_path / "state").mkdir()
+        yield f"local://{tmp_path}/state"
+        return
     if request.param == "memory":
         name = uuid4().hex
         yield f"memory://{name}/state"
@@ -47,7 +53,7 @@ def break_off(store, monkeypatch):
             if isinstance(store, FolderStore):
                 patch.setattr(os, "fsync", full)
             else:
-                patch.setattr(MemoryFileSystem, "pipe_file", full)
+                patch.setattr(type(store._files), "pipe_file", full)
             yield
 
     return breaking
@@ -231,6 +237,66 @@ def test_a_store_that_cannot_be_reached_is_not_one_without_snapshots(monkeypatch
                 with pytest.raises(kind, match=str(error)):
                     look()
     assert snapshots.newest().batch == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(ConnectionError("slow"), TransientError), (OSError("Forbidden: 403"), AccessError)]
+)
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(monkeypatch, tmp_path, learned, error, kind):
+    """What fsspec brings for file systems without a listing of their own passes over it."""
+    store = open_store(f"local://{tmp_path}")
+    snapshots = snapshots_on(store)
+    snapshots.save(learned.parts.image(7))
+    ls = LocalFileSystem.ls
+
+    def away(self, path, *args, **named):
+        if "snapshot-" in str(path):
+            raise error
+        return ls(self, path, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "ls", away)
+        with pytest.raises(kind, match=str(error)):
+            snapshots.newest()
+    assert snapshots.newest().batch == 3
+
+
+def test_a_folder_that_is_removed_meanwhile_is_passed_over(monkeypatch, tmp_path):
+    store = open_store(f"local://{tmp_path}")
+    for name in ("a/one", "b/two"):
+        store.write(name, b"1")
+    ls = LocalFileSystem.ls
+
+    def late(self, path, *args, **named):
+        if str(path).endswith("/a"):
+            shutil.rmtree(path)
+        return ls(self, path, *args, **named)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", late)
+    assert store.names() == ["b/two"]
+
+
+def test_two_workers_may_try_the_same_place_at_once(monkeypatch):
+    place = f"memory://{uuid4().hex}"
+    write, opened = MemoryFileSystem.pipe_file, []
+
+    def another_first(self, path, value, **named):
+        write(self, path, value, **named)
+        if not opened:
+            opened.append(True)
+            open_store(place)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", another_first)
+    assert open_store(place).names() == []
+
+
+def test_a_place_that_is_away_for_a_moment_may_be_tried_again(monkeypatch):
+    def away(*_args, **_named):
+        raise ConnectionError("timed out")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", away)
+    with pytest.raises(TransientError, match=r"cannot be written \(timed out\)"):
+        open_store("memory://bucket")
 
 
 def test_a_take_over_waits_for_a_store_that_is_away_for_a_moment(monkeypatch):

@@ -22,6 +22,7 @@ from consumer.kafka_io import (
     KafkaSink,
     KafkaSource,
     KafkaWriter,
+    check_group,
     committed_lag,
     read_last,
 )
@@ -79,6 +80,16 @@ def test_a_wrong_password_is_told_before_the_deadline_and_never_shown(guarded, u
         assert wrong not in str(caught.value)
 
 
+def check_group_of(settings):
+    """Whether the group may be used, as `tidemill check` tells it."""
+    try:
+        check_group(settings)
+    except AccessError as error:
+        assert "this user may not use the consumer group" in str(error)  # noqa: PT017
+        return False
+    return True
+
+
 def test_each_missing_right_is_an_access_error(guarded, unique_name):
     as_admin = make_settings(guarded.bootstrap_servers, unique_name, **login(ADMIN))
     make_topics(as_admin)
@@ -92,7 +103,11 @@ def test_each_missing_right_is_an_access_error(guarded, unique_name):
 
     assert topics.events in check(settings).render()
     allow(guarded, ResourceType.TOPIC, topics.events, AclOperation.DESCRIBE)
+    assert check_group_of(settings) is False
+    allow(guarded, ResourceType.GROUP, settings.kafka.group, AclOperation.DESCRIBE)
+    assert check_group_of(settings) is False
     allow(guarded, ResourceType.GROUP, settings.kafka.group, AclOperation.READ)
+    assert check_group_of(settings) is True
     with closing(KafkaSource(settings, CLOCK)) as source, pytest.raises(AccessError, match=topics.events):
         read(source, 1)
     allow(guarded, ResourceType.TOPIC, topics.events, AclOperation.READ)

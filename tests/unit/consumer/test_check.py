@@ -25,6 +25,7 @@ class Cluster:
         self.made_with = {}
         self.entry = None
         self.probed = 0
+        self.groups = []
         self.waits = []
 
     def topic_info(self, settings, names, **_):
@@ -51,6 +52,9 @@ class Cluster:
     def check_transactions(self, _settings, **_):
         self.probed += 1
 
+    def check_group(self, settings, **_):
+        self.groups.append(settings.kafka.group)
+
     def read_last(self, _settings, topic, count, **_):
         return [Record(topic, 0, i, 1_700_000_000_000, b"k", v) for i, v in enumerate(self.values)][-count:]
 
@@ -59,7 +63,7 @@ class Cluster:
 def cluster(monkeypatch):
     cluster = Cluster()
     names = ("topic_info", "topic_rights", "create_topics", "add_partitions")
-    names += ("check_transactions", "read_last", "last_record")
+    names += ("check_group", "check_transactions", "read_last", "last_record")
     for name in names:
         monkeypatch.setattr(module, name, getattr(cluster, name))
     return cluster
@@ -146,7 +150,12 @@ def test_an_empty_topic_or_no_sample_is_fine(cluster):
 
 
 @pytest.mark.parametrize(
-    ("step", "error"), [("topic_info", BrokerUnavailable("no broker")), ("check_transactions", AccessError("no right"))]
+    ("step", "error"),
+    [
+        ("topic_info", BrokerUnavailable("no broker")),
+        ("check_group", AccessError("no right")),
+        ("check_transactions", AccessError("no right")),
+    ],
 )
 @pytest.mark.usefixtures("cluster")
 def test_an_expected_error_is_a_finding(monkeypatch, step, error):

@@ -186,6 +186,22 @@ def test_live_while_the_loop_moves(server: HealthServer, health: HealthState, cl
     assert request(server, "/livez")[0] == 200
 
 
+def test_a_worker_that_connects_again_is_alive_as_long_as_one_that_starts(clock: ManualClock) -> None:
+    health = HealthState(clock, 10.0, start_s=300.0)
+    for tell in (health.beat, health.broker_seen, health.assigned, health.restored):
+        tell()
+    assert health.ready().ok
+    health.connecting()
+    assert health.ready().reason == "no broker has answered yet"
+    clock.advance(305.0)
+    assert health.live().ok
+    clock.advance(10.0)
+    assert not health.live().ok
+    health.beat()
+    clock.advance(11.0)
+    assert not health.live().ok
+
+
 def test_ready_when_everything_is_there(server: HealthServer, health: HealthState) -> None:
     status, _, body = request(server, "/readyz")
     assert status == 503

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.describe_settings import KNOWN
 from consumer.errors import ConfigError
+from consumer.kafka_io import connection_options
 from consumer.load_settings import identity, load_settings, settings_schema, show
 from consumer.settings import Settings
 
@@ -138,6 +139,10 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
             "model.popularity_short_half_life_events = 1000.0: must be at least a 64th of worker.batch_events, 1024",
         ),
         ("policy.half_life_events=0.5", "policy.half_life_events"),
+        (
+            "kafka.request_timeout_ms=30000",
+            "watchdog.commit_s = 12: must be more than twice kafka.request_timeout_ms = 30000, 60 s",
+        ),
         ("drift.recovery_window_events=100000", "drift.recovery_window_events"),
         ("model.dim=6", "model.dim = 6: must be an even multiple of model.heads = 2"),
         ("model.leave_out=transformer,transition", "no component is called that; did you mean transitions?"),
@@ -205,9 +210,9 @@ def test_a_password_is_text_whatever_it_looks_like() -> None:
 def test_a_password_file_is_read_without_its_last_line_break(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("pa ss\n", encoding="utf-8")
     settings = load("", {}, *LOGIN, f"kafka.sasl_password_file={tmp_path / 'secret'}")
-    assert settings.kafka.sasl_password is not None
-    assert settings.kafka.sasl_password.get_secret_value() == "pa ss"
+    assert connection_options(settings.kafka)["sasl_plain_password"] == "pa ss"
     assert "pa ss" not in repr(settings) + show(settings)
+    assert load(show(settings), {}, folder=tmp_path) == settings
 
 
 def test_a_password_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_where_nobody_knows_the_worker_stops_before_it_learns(fault, error, happ
     with pytest.raises(error):
         stream.pipeline.step()
     assert same_state(before, stream.state())
-    assert metric(stream, 'transactions_total{result="unknown"}') == 1.0
+    told = "unknown" if error is UnknownOutcome else "aborted"
+    assert metric(stream, f'transactions_total{{result="{told}"}}') == 1.0
     assert (len(stream.bodies()) == 32) is happened
 
 

@@ -12,9 +12,10 @@ from support import TOPIC, Stream, random_events, same_state, small_settings
 import consumer.run
 from consumer import cli
 from consumer.describe_settings import identity
-from consumer.errors import ConfigError, StateError, TransientError, UsageError
+from consumer.errors import ConfigError, Fenced, LostPartitions, StateError, TransientError, UnknownOutcome, UsageError
 from consumer.journal import decode
 from consumer.memory_io import Fault, MemoryPast, MemorySink, MemorySource
+from consumer.recovery import Recovery
 from consumer.run import RunOptions, run_worker
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore, open_store
@@ -131,6 +132,41 @@ def test_a_passing_error_is_recovered_from_in_the_process(world):
     sources = [body["source"]["offset"] for body in world.stream.bodies()]
     assert sources == list(range(48))
     assert world.opened.count("source") == 3
+
+
+@pytest.mark.parametrize("error", [LostPartitions("a poll came too late"), TransientError("away"), UnknownOutcome("?")])
+def test_what_goes_wrong_during_a_recovery_is_recovered_from_too(world, monkeypatch, error):
+    """And while it connects again the worker waits for its broker: it is alive, and not ready."""
+    world.stream.put_events(random_events(48))
+    world.log.inject(Fault.POLL_ERROR, after=1)
+    redo, left, verdicts = Recovery.redo, [error], []
+
+    def fails_once(self, *args):
+        if self._parts.batch and left:
+            verdicts.append(self._parts.health.ready())
+            raise left.pop()
+        return redo(self, *args)
+
+    monkeypatch.setattr(Recovery, "redo", fails_once)
+    assert run_worker(world.settings, TO_THE_END)["events"] <= 48
+    assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(48))
+    assert [verdict.checks["broker"] for verdict in verdicts] == [False]
+    assert [verdict.checks["loop"] for verdict in verdicts] == [True]
+
+
+def test_another_instance_that_takes_over_during_a_recovery_ends_the_process(world, monkeypatch):
+    world.stream.put_events(random_events(48))
+    world.log.inject(Fault.POLL_ERROR, after=1)
+    redo = Recovery.redo
+
+    def fenced(self, *args):
+        if self._parts.batch:
+            raise Fenced("by another instance")
+        return redo(self, *args)
+
+    monkeypatch.setattr(Recovery, "redo", fenced)
+    with pytest.raises(Fenced):
+        run_worker(world.settings, TO_THE_END)
 
 
 def test_an_error_that_stays_ends_the_run_with_everything_closed(world):

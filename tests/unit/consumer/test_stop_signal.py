@@ -17,7 +17,6 @@ def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_
         timer = stop._timer
         assert stop.asked
         assert timer.interval == pytest.approx(900.0)
-        assert timer.args == (70,)
         os.kill(os.getpid(), signal.SIGTERM)  # the second one changes nothing
         assert stop._timer is timer
     timer.join(10.0)
@@ -29,7 +28,7 @@ def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_
         assert stop.asked
 
 
-def test_a_loop_that_does_not_end_is_abandoned(monkeypatch):
+def test_a_loop_that_does_not_end_is_abandoned_and_that_is_said(monkeypatch, capfd):
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with StopSignal(0.01) as stop:
@@ -37,3 +36,4 @@ def test_a_loop_that_does_not_end_is_abandoned(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         stop._timer.join(10.0)
         assert ended == [70]
+    assert "did not stop within worker.stop_after_s (0.01 s)" in capfd.readouterr().err
