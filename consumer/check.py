@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from consumer.ages import age_text
-from consumer.check_state import look_at_state
+from consumer.check_state import learned_up_to, look_at_state
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
 from consumer.errors import AccessError, BadEvent, ConfigError, StateError, TidemillError
@@ -19,6 +19,7 @@ from consumer.kafka_io import (
     check_transactions,
     create_command,
     create_topics,
+    group_progress,
     no_such_journal_partition,
     read_last,
     topic_info,
@@ -27,7 +28,7 @@ from consumer.kafka_io import (
 from consumer.ports import OffsetRange, TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from consumer.events import Event
     from consumer.ports import Clock, Record, TopicInfo
@@ -158,8 +159,31 @@ class _Check:
     def _state(self) -> None:
         try:
             self._note("ok", look_at_state(self._settings))
+            self._places(learned_up_to(self._settings))
         except (ConfigError, StateError) as error:
             self._note("failed", f"state: {error}")
+
+    def _places(self, learned: Mapping[TopicPartition, int]) -> None:
+        """Whether the group's committed offsets are where the worker can go on from."""
+        for partition, at in group_progress(self._settings, clock=self._clock).items():
+            if at.committed is None:
+                continue
+            where = f"the committed offset of {partition.topic}-{partition.partition} is {at.committed}"
+            if at.committed > at.end:
+                self._fail(f"{where}, but the topic ends at {at.end}", StateError.exit_code)
+            elif at.committed < at.first and self._settings.recovery.on_truncation == "stop":
+                self._fail(
+                    f"{where}, but the topic begins at {at.first} now: see recovery.on_truncation", StateError.exit_code
+                )
+            elif at.committed < learned.get(partition, 0) and self._stops_where_set_back:
+                self._fail(
+                    f"{where}, but events up to {learned[partition]} were learned: see recovery.on_rewind",
+                    StateError.exit_code,
+                )
+
+    @property
+    def _stops_where_set_back(self) -> bool:
+        return self._settings.recovery.on_rewind == "stop" and self._settings.kafka.delivery == "exactly_once"
 
     def _journal(self) -> None:
         """The journal must keep what it is given until the worker trims it, and have a partition for this worker."""

@@ -13,6 +13,7 @@ from consumer.state_store import folder_of, is_url, open_store
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from consumer.ports import TopicPartition
     from consumer.settings import Settings
 
 
@@ -29,6 +30,16 @@ def look_at_state(settings: Settings) -> str:
         return f"state: {place} can be written, and has no snapshot of {lineage!r} yet"
     damaged = f"; damaged: {'; '.join(complaints)}" if complaints else ""
     return f"state: {place} can be written, newest snapshot of {lineage!r} is of micro-batch {newest.batch}{damaged}"
+
+
+def learned_up_to(settings: Settings) -> dict[TopicPartition, int]:
+    """Return the next offset of each partition in the lineage's newest snapshot, which is whole; nothing without one."""
+    place = settings.snapshot.dir
+    if not is_url(place) and not folder_of(place).exists():
+        return {}
+    store = open_store(place, read_only=True)
+    newest = Snapshots(store, settings.kafka.instance, identity(settings), settings.snapshot.keep).newest()
+    return {} if newest is None else {partition: at.next_offset for partition, at in newest.positions.items()}
 
 
 def _require_room(folder: Path) -> None:

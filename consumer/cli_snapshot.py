@@ -131,7 +131,7 @@ def skip(
     if batch <= newest:
         raise UsageError(f"micro-batch {batch} is in the snapshot of micro-batch {newest} and will not be redone")
     skip_in_next_recovery(open_store(place), lineage, batch)
-    print(f"micro-batch {batch} of {lineage} will be skipped at the next start")
+    print(f"micro-batch {batch} of {lineage} will be skipped at the next start, if the journal goes that far")
 
 
 def _settings(config: Path | None, sets: list[str] | None) -> Settings:

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+NEW_LINEAGE = (
+    "For another topic of the same name begin a new lineage: another kafka.instance and a free topics.journal_partition, "
+    "which takes over what was learned"
+)
+
 
 @dataclass(slots=True)
 class Notes:
@@ -180,19 +185,26 @@ class Recovery:
         """
         held = self._parts.next_offsets.get(partition)
         if held is not None and held > position:
-            self._rewound(partition, held, position)
+            self._rewound(partition, held, position, past)
             return False
         if held == position and partition in self._parts.histories.partitions:
             return False
         return self._take_over(partition, position, source, past)
 
-    def _rewound(self, partition: TopicPartition, held: int, position: int) -> None:
+    def _rewound(self, partition: TopicPartition, held: int, position: int, past: Past) -> None:
         where = f"{partition.topic}-{partition.partition}"
+        end = past.bounds(partition)[1]
+        if end < held:
+            raise StateError(
+                f"{where} ends at offset {end}, but events up to {held} were learned: the topic was made anew, or has lost "
+                f"records. {NEW_LINEAGE}"
+            )
         at_least_once = self._settings.kafka.delivery == "at_least_once"
         if self._settings.recovery.on_rewind == "stop" and not at_least_once:
             raise StateError(
                 f"the committed offset of {where} is {position}, but events up to {held} were learned: someone set the "
-                f"offsets back. Set them to {held} (kafka-consumer-groups.sh --reset-offsets), or let the worker "
+                f"offsets back, or the topic was made anew. Set them to {held} (kafka-consumer-groups.sh --reset-offsets), if it "
+                "is the same topic, or let the worker "
                 'predict for those events again without learning them twice: recovery.on_rewind = "emit_only"'
             )
         log.warning("predicting again, not learning", topic=partition.topic, partition=partition.partition, until=held)
@@ -202,6 +214,13 @@ class Recovery:
     def _take_over(self, partition: TopicPartition, position: int, source: GroupSource, past: Past) -> bool:
         held = self._parts.next_offsets.get(partition)
         again = InputAgain(past, self._settings.recovery.on_truncation)
+        end = again.bounds(partition)[1]
+        if position > end:
+            raise StateError(
+                f"the committed offset of {partition.topic}-{partition.partition} is {position}, but the topic ends at {end}: "
+                f"the offset is wrong, or the topic was made anew. Set it right (kafka-consumer-groups.sh --reset-offsets). "
+                f"{NEW_LINEAGE}"
+            )
         snapshot = self._newest_holding(partition, position)
         gain = self._gain(partition, position, snapshot, again)
         if snapshot is None and held is None and gain.start == gain.stop:  # there was nothing before it

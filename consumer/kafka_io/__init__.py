@@ -5,12 +5,14 @@ fills a topic, the functions of `admin` look at topics and make them.
 """
 
 from consumer.kafka_io.admin import (
+    Progress,
     add_partitions,
     check_group,
     check_transactions,
     committed_lag,
     create_command,
     create_topics,
+    group_progress,
     no_such_journal_partition,
     topic_info,
     topic_rights,
@@ -29,6 +31,7 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KafkaWriter",
+    "Progress",
     "add_partitions",
     "check_group",
     "check_transactions",
@@ -36,6 +39,7 @@ __all__ = [
     "connection_options",
     "create_command",
     "create_topics",
+    "group_progress",
     "no_such_journal_partition",
     "read_last",
     "topic_info",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer.clock import SystemClock
 from consumer.errors import AccessError, ConfigError
@@ -112,11 +112,16 @@ def add_partitions(settings: Settings, topic: str, total: int, *, clock: Clock |
         retry(lambda: admin.wait_for_topics([topic]), "adding partitions", clock, within_s=_LOOKUP_S)
 
 
-def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[TopicPartition, int]:
-    """Offsets between the group's committed position and the last stable offset, per partition of the input topic.
+class Progress(NamedTuple):
+    """Of a partition of the input topic: the group's position, None where it has none; the offsets [first, end) held."""
 
-    A partition without a committed position counts from its beginning.
-    """
+    committed: int | None
+    first: int
+    end: int
+
+
+def group_progress(settings: Settings, *, clock: Clock | None = None) -> dict[TopicPartition, Progress]:
+    """Return where the group is in each partition of the input topic; `end` is the last stable offset."""
     clock = clock or SystemClock()
     kafka, topic = settings.kafka, settings.topics.events
     with admin_client(kafka, clock) as admin:
@@ -126,7 +131,16 @@ def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[Top
         first = _offsets(admin, tps, OffsetSpec.EARLIEST, clock)
         last = _offsets(admin, tps, OffsetSpec.LATEST, clock)
     committed = {tp: at.offset for tp, at in groups.get(kafka.group, {}).items()}
-    return {TopicPartition(*tp): max(last[tp] - committed.get(tp, first[tp]), 0) for tp in tps}
+    return {TopicPartition(*tp): Progress(committed.get(tp), first[tp], last[tp]) for tp in tps}
+
+
+def committed_lag(settings: Settings, *, clock: Clock | None = None) -> dict[TopicPartition, int]:
+    """Offsets between the group's committed position and the last stable offset, per partition of the input topic.
+
+    A partition without a committed position counts from its beginning.
+    """
+    found = group_progress(settings, clock=clock)
+    return {tp: max(at.end - (at.first if at.committed is None else at.committed), 0) for tp, at in found.items()}
 
 
 def delete_before(settings: Settings, partition: TopicPartition, offset: int, clock: Clock) -> None:

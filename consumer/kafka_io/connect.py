@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ATTEMPT_S = 5.0
+_SAY_AFTER_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +51,19 @@ def connect(make: Callable[..., Any], options: dict[str, Any], kafka: KafkaSetti
 
 def retry(call: Callable[[], T], doing: str, clock: Clock, *, within_s: float, pause_s: float = 0.05) -> T:
     """Return what `call` returns, tried again while the client says that it may help. Raises TransientError at the end."""
-    deadline = clock.monotonic() + within_s
+    begin = said = clock.monotonic()
     while True:
         try:
             return call()
         except k.KafkaError as error:
             if not error.retriable:
                 raise translate(error, doing) from error
-            if clock.monotonic() >= deadline:
+            now = clock.monotonic()
+            if now >= begin + within_s:
                 raise TransientError(describe(error, f"{doing}, for {within_s:g} s")) from error
+            if now >= said + _SAY_AFTER_S:
+                said = now
+                log.warning("still trying", doing=doing, reason=describe(error, doing), for_s=round(now - begin))
         clock.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)
 
@@ -87,11 +92,16 @@ def _open(make: Callable[..., Any], options: dict[str, Any], timeout_s: float) -
 class _FirstContact(KafkaConnectionManager):  # type: ignore[misc]  # the base is untyped
     """The client's connections; it gives up at once when a bootstrap server refuses the login, and notes the last error.
 
-    The client itself would go on until its timeout, and only write why to its log.
+    The client itself would go on until its timeout, and only write why to its log. Nor does it hand on to its metadata
+    that no topic is to be made by looking at it: one that was deleted would come back, as the broker makes them.
     """
 
     last: Exception | None = None
     _refusal: Exception | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cluster.config["allow_auto_create_topics"] = False
 
     def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
         if self._refusal is not None:

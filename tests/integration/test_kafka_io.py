@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from confluent_kafka import TopicPartition as Theirs
@@ -15,7 +15,7 @@ from confluent_kafka.admin import (
 from kafka_support import CLOCK, LIMITS, T0, make_settings, make_topics, read, values, wait_until, write
 
 from consumer.check import check
-from consumer.errors import ConfigError, InputTruncated, StateError
+from consumer.errors import ConfigError, InputTruncated, StateError, TidemillError
 from consumer.kafka_io import (
     KafkaRangeSource,
     KafkaSink,
@@ -218,3 +218,26 @@ def test_the_journal_lacks_the_partition_of_this_worker(broker, unique_name):
     assert "4 partitions now" in check(later, create=True).render()
     with closing(KafkaSink(later, CLOCK)):
         assert topic_info(later, [later.topics.journal])[later.topics.journal].partitions == 4
+
+
+def test_a_deleted_topic_is_not_made_again_by_who_reads_or_writes_it(broker, unique_name):
+    """The broker makes topics that it is asked for, with its default partitions, where the client does not forbid it."""
+    settings = make_settings(broker.bootstrap_servers, unique_name)
+    make_topics(settings, 2)
+    write(settings, [b"v"] * 4)
+    topics = (settings.topics.events, settings.topics.predictions)
+    with closing(KafkaSource(settings, CLOCK)) as source, closing(KafkaWriter(settings, topics[1])) as writer:
+        read(source, 4)
+        writer.write(b"k", b"v", T0)
+        writer.flush()
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
+        for future in admin.delete_topics(list(topics)).values():
+            future.result(30)
+        end = CLOCK.monotonic() + 6.0
+        while CLOCK.monotonic() < end:
+            with suppress(TidemillError):
+                source.poll(LIMITS)
+        with suppress(TidemillError):
+            writer.write(b"k", b"v", T0)
+            writer.flush()
+        assert topic_info(settings, topics) == {}

@@ -6,7 +6,8 @@ from consumer import check as module
 from consumer.clock import ManualClock
 from consumer.errors import AccessError, BrokerUnavailable
 from consumer.journal import Entry, encode
-from consumer.ports import Record, TopicInfo
+from consumer.kafka_io import Progress
+from consumer.ports import Record, TopicInfo, TopicPartition
 from consumer.settings import KafkaSettings, Settings
 from incremental.plan import LearnPlan
 
@@ -26,6 +27,7 @@ class Cluster:
         self.entry = None
         self.probed = 0
         self.groups = []
+        self.progress = [Progress(None, 0, 10), Progress(7, 0, 10), Progress(3, 3, 3)]
         self.waits = []
 
     def topic_info(self, settings, names, **_):
@@ -52,6 +54,9 @@ class Cluster:
     def check_transactions(self, _settings, **_):
         self.probed += 1
 
+    def group_progress(self, _settings, **_):
+        return {TopicPartition("events", n): at for n, at in enumerate(self.progress)}
+
     def check_group(self, settings, **_):
         self.groups.append(settings.kafka.group)
 
@@ -63,7 +68,7 @@ class Cluster:
 def cluster(monkeypatch):
     cluster = Cluster()
     names = ("topic_info", "topic_rights", "create_topics", "add_partitions")
-    names += ("check_group", "check_transactions", "read_last", "last_record")
+    names += ("check_group", "check_transactions", "group_progress", "read_last", "last_record")
     for name in names:
         monkeypatch.setattr(module, name, getattr(cluster, name))
     return cluster
@@ -141,6 +146,26 @@ def test_some_bad_records_are_noted_and_only_bad_ones_fail(cluster):
     assert run().exit_code == 78
     cluster.values = [GOOD]
     assert run().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "settings", "said"),
+    [
+        (Progress(11, 0, 10), {}, "events-0 is 11, but the topic ends at 10"),
+        (Progress(2, 3, 10), {}, "events-0 is 2, but the topic begins at 3 now"),
+        (Progress(2, 3, 10), {"recovery": {"on_truncation": "earliest", "on_rewind": "emit_only"}}, None),
+        (Progress(4, 0, 10), {}, "events-0 is 4, but events up to 5 were learned"),
+        (Progress(4, 0, 10), {"recovery": {"on_rewind": "emit_only"}}, None),
+        (Progress(4, 0, 10), {"kafka": {"delivery": "at_least_once"}}, None),
+        (Progress(5, 0, 10), {}, None),
+    ],
+)
+def test_offsets_from_which_a_worker_would_not_go_on_are_told(cluster, monkeypatch, at, settings, said):
+    cluster.progress = [at]
+    monkeypatch.setattr(module, "learned_up_to", lambda _: {TopicPartition("events", 0): 5})
+    report = module.check(Settings(**settings), 0, create=False, clock=ManualClock())
+    assert report.exit_code == (65 if said else 0)
+    assert said is None or said in report.render()
 
 
 def test_an_empty_topic_or_no_sample_is_fine(cluster):

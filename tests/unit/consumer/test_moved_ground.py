@@ -10,6 +10,7 @@ from recovery_stage import Stage, assert_exactly_once, assert_same, drain, fill,
 import consumer.redo
 from consumer.errors import InputTruncated, LostPartitions, StateError
 from consumer.journal import Gain, decode
+from consumer.memory_io import MemoryPast
 from consumer.parts import Parts
 from consumer.state_store import FolderStore
 from model.state import same
@@ -194,6 +195,33 @@ def test_offsets_set_back_stop_the_worker_with_advice(stage):
     worker.close()
     rewind(stage, 10)
     with pytest.raises(StateError, match="emit_only"):
+        steps(stage.worker(), 2)
+
+
+def test_an_offset_beyond_the_end_stops_the_worker_at_once(stage):
+    """Records that cannot exist are not waited for."""
+    fill(stage.log, 100)
+    worker = stage.worker()
+    drain(worker)
+    worker.save()
+    worker.close()
+    forward(stage, 9_999)
+    with pytest.raises(StateError, match=r"is 9999, but the topic ends at \d+: .*made anew.*new lineage"):
+        steps(stage.worker(), 2)
+
+
+@pytest.mark.parametrize("on_rewind", ["stop", "emit_only"])
+def test_a_topic_that_ends_before_what_was_learned_is_another_one(tmp_path, monkeypatch, on_rewind):
+    stage = Stage(tmp_path, partitions=1, recovery={"on_rewind": on_rewind})
+    fill(stage.log, 100)
+    worker = stage.worker()
+    drain(worker)
+    worker.save()
+    worker.close()
+    rewind(stage, 0)
+    bounds = MemoryPast.bounds
+    monkeypatch.setattr(MemoryPast, "bounds", lambda self, tp: (0, 5) if tp.topic == "events" else bounds(self, tp))
+    with pytest.raises(StateError, match=r"events-0 ends at offset 5, but events up to 100 were learned: .*made anew"):
         steps(stage.worker(), 2)
 
 
