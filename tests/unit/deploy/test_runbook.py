@@ -47,6 +47,7 @@ def test_every_message_is_one_that_is_said(message) -> None:
 
 CASES = {
     "offsets were set back": "the offsets back",
+    "deleted and made again": "the topic was made anew",
     "offsets were set forward": "the committed offset is ahead of what was learned here",
     "passed by what must be redone": "Retention was shorter than the time since the last snapshot",
     "passed by what was not read yet": "the topic no longer holds",
