@@ -188,11 +188,7 @@ def test_a_partition_whose_owner_is_gone_is_taken_over_with_or_without_its_snaps
 
 
 def test_offsets_set_back_stop_the_worker_with_advice(stage):
-    fill(stage.log, 100)
-    worker = stage.worker()
-    drain(worker)
-    worker.save()
-    worker.close()
+    learn_and_close(stage)
     rewind(stage, 10)
     with pytest.raises(StateError, match="emit_only"):
         steps(stage.worker(), 2)
@@ -200,11 +196,7 @@ def test_offsets_set_back_stop_the_worker_with_advice(stage):
 
 def test_an_offset_beyond_the_end_stops_the_worker_at_once(stage):
     """Records that cannot exist are not waited for."""
-    fill(stage.log, 100)
-    worker = stage.worker()
-    drain(worker)
-    worker.save()
-    worker.close()
+    learn_and_close(stage)
     forward(stage, 9_999)
     with pytest.raises(StateError, match=r"is 9999, but the topic ends at \d+: .*made anew.*new lineage"):
         steps(stage.worker(), 2)
@@ -213,11 +205,7 @@ def test_an_offset_beyond_the_end_stops_the_worker_at_once(stage):
 @pytest.mark.parametrize("on_rewind", ["stop", "emit_only"])
 def test_a_topic_that_ends_before_what_was_learned_is_another_one(tmp_path, monkeypatch, on_rewind):
     stage = Stage(tmp_path, partitions=1, recovery={"on_rewind": on_rewind})
-    fill(stage.log, 100)
-    worker = stage.worker()
-    drain(worker)
-    worker.save()
-    worker.close()
+    learn_and_close(stage)
     rewind(stage, 0)
     bounds = MemoryPast.bounds
     monkeypatch.setattr(MemoryPast, "bounds", lambda self, tp: (0, 5) if tp.topic == "events" else bounds(self, tp))
@@ -241,6 +229,15 @@ def test_emit_only_predicts_again_and_learns_nothing_twice(tmp_path):
     assert again.parts.histories.users == histories
     assert same(weights, again.parts.learner.state().arrays)
     assert_same(again.parts, stage.as_run())
+
+
+def learn_and_close(stage):
+    """A worker reads a hundred events, saves, and is stopped."""
+    fill(stage.log, 100)
+    worker = stage.worker()
+    drain(worker)
+    worker.save()
+    worker.close()
 
 
 def forward(stage, offset):
