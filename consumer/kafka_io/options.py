@@ -114,7 +114,6 @@ def _reader_options(kafka: KafkaSettings) -> dict[str, Any]:
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
-        "allow_auto_create_topics": False,
         "metrics_enabled": False,
         "max_poll_records": 2_000,
     }
@@ -127,7 +126,6 @@ def producer_options(kafka: KafkaSettings) -> dict[str, Any]:
             **connection_options(kafka),
             "acks": "all",
             "enable_idempotence": True,
-            "allow_auto_create_topics": False,
             "metrics_enabled": False,
             "compression_type": "lz4",
             "linger_ms": 5,

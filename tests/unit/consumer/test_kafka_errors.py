@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from consumer.clock import ManualClock
 from consumer.errors import (
@@ -118,6 +119,17 @@ def test_retry_ends_at_its_deadline_or_at_once():
     with pytest.raises(AccessError):
         retry(lambda: call(k.GroupAuthorizationFailedError()), "asking", clock, within_s=5)
     assert len(calls) == 1
+
+
+def test_what_is_tried_again_for_long_is_said():
+    def call():
+        raise k.NotCoordinatorError
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(TransientError):
+        retry(call, "asking", ManualClock(), within_s=35)
+    assert [line["event"] for line in logs] == ["still trying"] * 3
+    assert [line["doing"] for line in logs] == ["asking"] * 3
+    assert [10 * (n + 1) <= line["for_s"] <= 10 * (n + 1) + 5 for n, line in enumerate(logs)] == [True] * 3
 
 
 def test_the_consumer_never_commits_moves_or_decodes_by_itself():
