@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from consumer.ages import age_text
-from consumer.check_state import learned_up_to, look_at_state
+from consumer.check_state import look_at_state
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
 from consumer.errors import AccessError, BadEvent, ConfigError, StateError, TidemillError
@@ -158,8 +158,9 @@ class _Check:
 
     def _state(self) -> None:
         try:
-            self._note("ok", look_at_state(self._settings))
-            self._places(learned_up_to(self._settings))
+            state = look_at_state(self._settings)
+            self._note("ok", state.text)
+            self._places(state.learned)
         except (ConfigError, StateError) as error:
             self._note("failed", f"state: {error}")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from consumer import check as module
+from consumer.check_state import StateLook
 from consumer.clock import ManualClock
 from consumer.errors import AccessError, BrokerUnavailable
 from consumer.journal import Entry, encode
@@ -162,7 +163,8 @@ def test_some_bad_records_are_noted_and_only_bad_ones_fail(cluster):
 )
 def test_offsets_from_which_a_worker_would_not_go_on_are_told(cluster, monkeypatch, at, settings, said):
     cluster.progress = [at]
-    monkeypatch.setattr(module, "learned_up_to", lambda _: {TopicPartition("events", 0): 5})
+    look = StateLook("state: as it should be", {TopicPartition("events", 0): 5})
+    monkeypatch.setattr(module, "look_at_state", lambda _settings: look)
     report = module.check(Settings(**settings), 0, create=False, clock=ManualClock())
     assert report.exit_code == (65 if said else 0)
     assert said is None or said in report.render()
@@ -305,5 +307,5 @@ def test_the_state_store_is_looked_at(monkeypatch, tmp_path):
     assert not report.ok
     assert "FAILED  state: the state folder" in report.render()
     assert report.render().index("FAILED  state") < report.render().index("u1")  # the sample is shown all the same
-    monkeypatch.setattr(module, "look_at_state", lambda _settings: "state: as it should be")
+    monkeypatch.setattr(module, "look_at_state", lambda _settings: StateLook("state: as it should be"))
     assert "ok      state: as it should be" in run().render()

@@ -27,7 +27,7 @@ def saved(tmp_path):
 
 
 def test_a_missing_folder_is_not_made(tmp_path):
-    assert look_at_state(settings_at(tmp_path / "a" / "b")) == f"state: {tmp_path}/a/b will be made"
+    assert look_at_state(settings_at(tmp_path / "a" / "b")).text == f"state: {tmp_path}/a/b will be made"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -38,19 +38,22 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 
 def test_a_store_without_a_snapshot_is_well(tmp_path):
-    assert "can be written, and has no snapshot of 'tidemill-0' yet" in look_at_state(settings_at(tmp_path))
-    assert "can be written" in look_at_state(settings_at(f"memory://{tmp_path.name}"))
+    assert "can be written, and has no snapshot of 'tidemill-0' yet" in look_at_state(settings_at(tmp_path)).text
+    assert "can be written" in look_at_state(settings_at(f"memory://{tmp_path.name}")).text
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_newest_snapshot_is_named_and_what_is_damaged_too(saved):
     folder, snapshots = saved
-    assert look_at_state(settings_at(folder)).endswith("newest snapshot of 'tidemill-0' is of micro-batch 2")
+    look = look_at_state(settings_at(folder))
+    assert look.text.endswith("newest snapshot of 'tidemill-0' is of micro-batch 2")
+    assert list(look.learned.values()) == [32]
     newest = snapshots.names()[-1]
     (folder / newest / "worker.json").write_bytes(b"{}")
-    said = look_at_state(settings_at(folder))
-    assert "is of micro-batch 1; damaged: " in said
-    assert f"{newest}/worker.json" in said
+    look = look_at_state(settings_at(folder))
+    assert "is of micro-batch 1; damaged: " in look.text
+    assert f"{newest}/worker.json" in look.text
+    assert list(look.learned.values()) == [16]
 
 
 def test_a_changed_identity_setting_is_told_before_the_run(saved):
