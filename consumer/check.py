@@ -11,6 +11,7 @@ from consumer.check_state import look_at_state
 from consumer.clock import SystemClock
 from consumer.decode import Decoder
 from consumer.errors import AccessError, BadEvent, ConfigError, StateError, TidemillError
+from consumer.events import segment_of
 from consumer.journal import decode as decode_entry
 from consumer.kafka_io import (
     KafkaPast,
@@ -25,6 +26,7 @@ from consumer.kafka_io import (
     topic_info,
     topic_rights,
 )
+from consumer.mapping import feature_hint
 from consumer.ports import OffsetRange, TopicPartition
 
 if TYPE_CHECKING:
@@ -270,6 +272,13 @@ class _Check:
         self._note("failed" if bad == len(decoded) else "note" if bad else "ok", _share(len(decoded), bad))
         for record, event in decoded:
             self._note("note", _show(record, event))
+        self._segment([event for _, event in decoded if not isinstance(event, BadEvent)])
+
+    def _segment(self, events: list[Event]) -> None:
+        """Whether one of the events shown has the feature that segments are made by."""
+        feature = self._settings.drift.segment
+        if feature and events and not any(segment_of(event, feature) for event in events):
+            self._note("note", f"drift.segment: none of these events has {feature!r}; {feature_hint(feature, events)}")
 
 
 def last_record(settings: Settings, clock: Clock) -> Record | None:

@@ -20,6 +20,9 @@ from consumer.ports import Record
 from consumer.presets import PRESETS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from consumer.events import Event
     from consumer.settings import InputSettings
 
 Getter = Callable[[dict[str, Any], Record], Any]
@@ -38,6 +41,8 @@ EVENT_FIELDS = (
 )
 FEATURE_PREFIX = "features."
 """`features.NAME = path` adds one feature, beside or instead of a whole object at `features`."""
+SHOWN_FEATURES = 16
+"""Of those that events have, where one that is asked for is not among them."""
 
 KEY_NOT_UTF8 = "key_not_utf8"
 HEADER_NOT_UTF8 = "header_not_utf8"
@@ -112,6 +117,14 @@ def nearest(name: str, known: tuple[str, ...]) -> str:
     """Return a half-sentence that names the nearest of `known`, or all of them when none is near."""
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def feature_hint(feature: str, events: Iterable[Event]) -> str:
+    """Return a half-sentence on a feature that none of the events has: the nearest of theirs, or the first of them."""
+    known = sorted({name for event in events for name in event.features or ()})
+    if not known:
+        return "they have no features"
+    return nearest(feature, tuple(get_close_matches(feature, known, n=1) or known[:SHOWN_FEATURES]))
 
 
 def _check_name(name: str) -> None:

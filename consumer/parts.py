@@ -16,6 +16,7 @@ from consumer.dead_letters import DeadLetterLimit, reasons_of
 from consumer.decode import Decoder
 from consumer.events import segment_of
 from consumer.histories import Histories
+from consumer.mapping import feature_hint
 from consumer.outputs import detection_from, detection_values
 from consumer.ports import TopicPartition
 from consumer.snapshots import Image
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from model.predictor import Predictions, Scores
 
 log = structlog.get_logger()
+
+UNSEEN_EVENTS = 10_000
+"""Without the feature of `drift.segment` from the start on: then it is said that there may be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,9 @@ class Parts:
         self.rejected: Counter[str] = Counter()  # by reason
         self.flagged: Counter[str] = Counter()  # accepted events, by flag
         self.next_offsets: dict[TopicPartition, int] = {}
+        self._without_segment: int | None = (
+            0  # events since this process began; None once there was one, or it was said
+        )
         metrics.watch_degraded(lambda: self.evaluation.degradation.since is not None)
         metrics.build_info({name: version(name) for name in ("tidemill", "torch", "kafka-python")})
 
@@ -172,7 +179,17 @@ class Parts:
 
     def _segments(self, events: Sequence[Event]) -> list[str | None]:
         feature = self.settings.drift.segment
-        return [segment_of(event, feature) for event in events] if feature else []
+        if not feature:
+            return []
+        segments = [segment_of(event, feature) for event in events]
+        if any(segments):
+            self._without_segment = None
+        elif self._without_segment is not None:
+            self._without_segment += len(segments)
+            if self._without_segment >= UNSEEN_EVENTS:
+                log.warning("no event had the feature of drift.segment", hint=feature_hint(feature, events))
+                self._without_segment = None
+        return segments
 
     def pass_over(self, records: Sequence[Record], ranges: tuple[OffsetRange, ...], plan: LearnPlan) -> Considered:
         """Make records history without predicting or learning from them, and count their micro-batch."""

@@ -170,6 +170,23 @@ def test_offsets_from_which_a_worker_would_not_go_on_are_told(cluster, monkeypat
     assert said is None or said in report.render()
 
 
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (b'{"country":"at"}', "did you mean country?"),
+        (b'{"shop":"s"}', "known are shop"),
+        (b"{}", "they have no features"),
+        (b'{"contry":"at"}', None),
+    ],
+)
+def test_a_feature_for_segments_that_no_event_has_is_noted(cluster, features, said):
+    cluster.values = [GOOD, GOOD[:-1] + b',"features":' + features + b"}"]
+    report = module.check(Settings.model_validate({"drift": {"segment": "contry"}}), 5, clock=ManualClock())
+    assert report.ok
+    line = [line for line in report.render().splitlines() if "drift.segment" in line]
+    assert line == ([f"note    drift.segment: none of these events has 'contry'; {said}"] if said else [])
+
+
 def test_an_empty_topic_or_no_sample_is_fine(cluster):
     cluster.values = []
     assert "is empty: nothing to decode" in run().render()
