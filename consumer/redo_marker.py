@@ -8,7 +8,7 @@ import orjson
 import structlog
 
 from consumer.errors import StateError, TidemillError, TransientError
-from consumer.stop_signal import StoppedWhileStarting
+from consumer.stop_signal import Stopped
 
 if TYPE_CHECKING:
     from consumer.ports import StateStore
@@ -48,7 +48,7 @@ class RedoMarker:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         """End a recovery: forget everything, or (an expected error) only what was in hand."""
-        if error is not None and not isinstance(error, TidemillError | StoppedWhileStarting):
+        if error is not None and not isinstance(error, TidemillError | Stopped):
             return
         if error is not None and self._careful:
             self._write(None)

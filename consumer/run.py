@@ -21,7 +21,7 @@ from consumer.metrics import Metrics
 from consumer.parts import Parts
 from consumer.snapshots import Snapshots
 from consumer.state_store import open_store
-from consumer.stop_signal import StoppedWhileStarting, StopSignal
+from consumer.stop_signal import Stopped, StopSignal
 from consumer.warm_up import warm_up
 from consumer.watchdog import Watchdog
 from consumer.worker import Doors, Worker, run_until
@@ -56,29 +56,40 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
     clock = SystemClock()
     with StopSignal(settings.worker.stop_after_s) as stop, ExitStack() as opened:
         try:
-            worker = _start(settings, options, clock, opened)
-            stop.started = True
-        except StoppedWhileStarting:
+            with stop.at_once():
+                worker = _start(settings, options, clock, opened, stop)
+        except Stopped:
             log.info("stopped before the first record")
             return None
         account = Account(clock)
-        run_until(
-            worker, lambda p: _finished(p, options.max_events), lambda: stop.asked, options.max_events, account.note
-        )
+        in_between = _loop(worker, options, account, stop)
         summary = account.summary(settings, worker.connected)
         dead = sum(summary["rejected"].values())
         log.info("stopping", asked=stop.asked, batch=worker.parts.batch, events=summary["events"], dead_letters=dead)
-        worker.save()
+        if not in_between:
+            worker.save()
     if options.report is not None:
         account.write_report(summary, options.report)
     return summary
+
+
+def _loop(worker: Worker, options: RunOptions, account: Account, stop: StopSignal) -> bool:
+    """Run to the end; true where a stop came amid a recovery or a take-over, so that memory is of no moment to be saved."""
+    try:
+        run_until(
+            worker, lambda p: _finished(p, options.max_events), lambda: stop.asked, options.max_events, account.note
+        )
+    except Stopped:
+        log.info("stopped amid a recovery or a take-over: the next start goes through the journal again")
+        return True
+    return False
 
 
 def _finished(pipeline: Pipeline, max_events: int | None) -> bool:
     return pipeline.source.drained or (max_events is not None and pipeline.records >= max_events)
 
 
-def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitStack) -> Worker:
+def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitStack, stop: StopSignal) -> Worker:
     metrics = Metrics(clock)
     health = HealthState(clock, settings.metrics.live_after_s, settings.kafka.broker_wait_s)
     store = open_store(settings.snapshot.dir)
@@ -104,7 +115,8 @@ def _start(settings: Settings, options: RunOptions, clock: Clock, opened: ExitSt
         source = KafkaSource(settings, clock, until_end=options.until_end)
         return Doors(source, KafkaSink(settings, clock, source), KafkaPast(settings, clock))
 
-    worker = Worker(settings, Parts(settings, metrics, health), snapshots, clock, open_doors, watchdog)
+    parts = Parts(settings, metrics, health)
+    worker = Worker(settings, parts, snapshots, clock, open_doors, watchdog, at_once=stop.at_once)
     opened.callback(worker.close)
     worker.start(options.init)
     log.info("running", group=settings.kafka.group, instance=settings.kafka.instance, delivery=settings.kafka.delivery)

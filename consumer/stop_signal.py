@@ -6,28 +6,32 @@ import os
 import signal
 import sys
 import threading
-from typing import Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ABANDONED = 70
 GRACE_SHARE = 0.9
 """Of the time to stop: the rest is for the process to end."""
 
 
-class StoppedWhileStarting(BaseException):
-    """A stop signal came before the loop began. No Exception, so that nothing on the way takes it for an error."""
+class Stopped(BaseException):
+    """A stop came where one need not wait for the loop. No Exception, so that nothing on the way takes it for an error."""
 
 
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag, and sees to it that the process does end.
 
-    Until `started` is set there is no loop to look at the flag, so the signal raises StoppedWhileStarting. What has not
-    ended `stop_after_s` after the signal is abandoned: the uncommitted micro-batch is read again at the next start.
+    What takes long and commits nothing runs `at_once`: there the signal raises Stopped. What has not ended `stop_after_s`
+    after the signal is abandoned: the uncommitted micro-batch is read again at the next start.
     """
 
     def __init__(self, stop_after_s: float) -> None:
         self._stop_after_s = stop_after_s
         self._asked = threading.Event()
-        self.started = False
+        self._at_once = 0  # how deep
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
@@ -45,14 +49,25 @@ class StopSignal:
         """Whether a stop was asked for."""
         return self._asked.is_set()
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In here the main thread is stopped where it is, or on entry: Stopped is raised. May be nested."""
+        self._at_once += 1
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self._at_once -= 1
+
     def _ask(self, _number: int, _frame: object) -> None:
         if not self._asked.is_set():
             self._asked.set()
             self._timer = threading.Timer(self._stop_after_s * GRACE_SHARE, self._abandon)
             self._timer.daemon = True
             self._timer.start()
-            if not self.started:
-                raise StoppedWhileStarting
+            if self._at_once:
+                raise Stopped
 
     def _abandon(self) -> None:
         said = f"tidemill: did not stop within worker.stop_after_s ({self._stop_after_s:g} s) and was abandoned\n"

@@ -10,6 +10,9 @@ from consumer.errors import AccessError, StateError, TransientError
 from consumer.recovery import Notes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from consumer.parts import Parts
     from consumer.ports import Batch, GroupSource, Past, TopicPartition
     from consumer.recovery import Recovery
@@ -33,11 +36,13 @@ class Upkeep:
         writer: SnapshotWriter,
         watchdog: Watchdog,
         journal_partition: TopicPartition,
+        at_once: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._settings, self._parts, self._recovery = settings, parts, recovery
         self._source, self._past = source, past
         self._writer, self._watchdog = writer, watchdog
         self.journal_partition = journal_partition
+        self._at_once = at_once
         self._assignment: frozenset[TopicPartition] | None = None
 
     @property
@@ -53,16 +58,23 @@ class Upkeep:
     def follow(self, batch: Batch) -> None:
         """Take over gained partitions, let go of revoked ones, and see that what was read joins what is held."""
         gained = False
+        if batch.assignment != self._assignment or not all(self._joins(s.partition, s.start) for s in batch.ranges):
+            with self._at_once():
+                gained = self._join(batch)
+        if self._recovery.begins_anew:
+            self.begin_anew()
+        elif gained:
+            self.save(wait=True)  # completed before the first micro-batch of the gained partition is learned
+
+    def _join(self, batch: Batch) -> bool:
+        gained = False
         if batch.assignment != self._assignment:
             self._assignment = batch.assignment
             gained = self._recovery.follow(batch, self._source, self._past)
         for span in batch.ranges:
             if not self._joins(span.partition, span.start):
                 gained |= self._recovery.join(span.partition, span.start, self._source, self._past)
-        if self._recovery.begins_anew:
-            self.begin_anew()
-        elif gained:
-            self.save(wait=True)  # completed before the first micro-batch of the gained partition is learned
+        return gained
 
     def _joins(self, partition: TopicPartition, start: int) -> bool:
         held = self._parts.next_offsets.get(partition)

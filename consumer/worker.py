@@ -7,6 +7,7 @@ and the journal tells whether there is one more. A fence ends the process: anoth
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
@@ -23,6 +24,7 @@ from consumer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from consumer.parts import Parts
@@ -57,7 +59,10 @@ class OpenDoors(Protocol):
 
 
 class Worker:
-    """Owns the doors, the recovery and the pipeline between them."""
+    """Owns the doors, the recovery and the pipeline between them.
+
+    Recoveries and take-overs, which may last and commit nothing, run `at_once`: there a stop may end them anywhere.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,8 @@ class Worker:
         clock: Clock,
         open_doors: OpenDoors,
         watchdog: Watchdog | None = None,
+        *,
+        at_once: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._settings, self.parts, self._clock, self._open = settings, parts, clock, open_doors
         self._journal = TopicPartition(settings.topics.journal, settings.topics.journal_partition)
@@ -74,6 +81,7 @@ class Worker:
         self._recovery = Recovery(settings, parts, snapshots, clock, self._journal)
         self._watchdog = watchdog or Watchdog(clock)
         self._writer = SnapshotWriter(snapshots, settings.snapshot, parts.metrics, clock, self._trim)
+        self._at_once = at_once
         self._failures = 0
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
@@ -131,6 +139,7 @@ class Worker:
             self._writer,
             self._watchdog,
             self._journal,
+            self._at_once,
         )
         if self._recovery.begins_anew:
             upkeep.begin_anew()
@@ -167,9 +176,10 @@ class Worker:
         self._watchdog.rest()
         self.parts.health.connecting()
         self._close_doors()
-        self._clock.sleep(min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S))
         try:
-            self._redo()
+            with self._at_once():
+                self._clock.sleep(min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S))
+                self._redo()
             self._connect()
         except Fenced:
             raise

@@ -15,12 +15,14 @@ from consumer.describe_settings import identity
 from consumer.errors import ConfigError, Fenced, LostPartitions, StateError, TransientError, UnknownOutcome, UsageError
 from consumer.journal import decode
 from consumer.memory_io import Fault, MemoryPast, MemorySink, MemorySource
+from consumer.parts import Parts
 from consumer.recovery import Recovery
 from consumer.run import RunOptions, run_worker
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore, open_store
 
 TO_THE_END = RunOptions(until_end=True)
+AMID = "stopped amid a recovery or a take-over: the next start goes through the journal again"
 
 
 @pytest.fixture
@@ -152,6 +154,55 @@ def test_what_goes_wrong_during_a_recovery_is_recovered_from_too(world, monkeypa
     assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(48))
     assert [verdict.checks["broker"] for verdict in verdicts] == [False]
     assert [verdict.checks["loop"] for verdict in verdicts] == [True]
+
+
+def too_late(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the signal has come too late")
+
+
+def one_source(source):
+    left = [source]
+
+    def opened(*args, **options):
+        return (left.pop() if left else too_late)(*args, **options)
+
+    return opened
+
+
+@pytest.mark.parametrize("step", ["redo", "open"])
+def test_a_stop_amid_a_recovery_does_not_wait_for_it_and_the_next_start_goes_on(world, monkeypatch, step):
+    world.stream.put_events(random_events(64))
+    world.log.inject(Fault.POLL_ERROR, after=1)
+    redo = Recovery.redo
+    with monkeypatch.context() as patched:
+        if step == "redo":
+            patched.setattr(Recovery, "redo", lambda self, *a: (too_late if self._parts.batch else redo)(self, *a))
+        else:  # it waits for its broker
+            patched.setattr(consumer.run, "KafkaSource", one_source(consumer.run.KafkaSource))
+        with structlog.testing.capture_logs() as logs:
+            summary = run_worker(world.settings)
+    assert summary["events"] == 16
+    assert [line["event"] for line in logs][-2:] == [AMID, "stopping"]
+    assert world.opened.count("source") == world.opened.count("source closed")
+    run_worker(world.settings, TO_THE_END)
+    assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(64))
+
+
+def test_a_stop_amid_a_take_over_does_not_wait_for_it_and_the_next_start_goes_on(world, monkeypatch):
+    world.stream.put_events(random_events(64))
+    run_worker(world.settings, RunOptions(max_events=32))
+    heir = small_settings(snapshot={"dir": world.path / "heir"}, kafka={"instance": "heir"})
+    journal = world.log.partitions("journal")[0]
+    world.log.trim(journal, world.log.end(journal))
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "fold", too_late)
+        assert run_worker(heir)["events"] == 0
+    assert len(world.log.records("predictions")) == 32
+    run_worker(heir, TO_THE_END)
+    assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(64))
+    gain = decode(world.log.records("journal")[0].value).gains[0]
+    assert (gain.start, gain.stop) == (0, 32)
 
 
 def test_another_instance_that_takes_over_during_a_recovery_ends_the_process(world, monkeypatch):

@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from consumer.stop_signal import StoppedWhileStarting, StopSignal
+from consumer.stop_signal import Stopped, StopSignal
 
 
 def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_that_is_not_seen(monkeypatch):
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with StopSignal(1000.0) as stop:
-        with pytest.raises(StoppedWhileStarting):
+        with pytest.raises(Stopped), stop.at_once():
             os.kill(os.getpid(), signal.SIGTERM)
         timer = stop._timer
         assert stop.asked
@@ -23,8 +23,19 @@ def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_
     assert not timer.is_alive()
     assert ended == []
     with StopSignal(1000.0) as stop:
-        stop.started = True
         os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(Stopped), stop.at_once():  # it was asked for before
+            raise AssertionError("this must not be begun")
+
+
+def test_what_runs_at_once_may_be_nested_and_the_loop_goes_on_behind_it():
+    with StopSignal(1000.0) as stop:
+        with stop.at_once(), stop.at_once():
+            pass
+        with stop.at_once(), pytest.raises(ValueError, match="inside"), stop.at_once():
+            raise ValueError("inside")
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
 
 
@@ -32,7 +43,6 @@ def test_a_loop_that_does_not_end_is_abandoned_and_that_is_said(monkeypatch, cap
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with StopSignal(0.01) as stop:
-        stop.started = True
         os.kill(os.getpid(), signal.SIGTERM)
         stop._timer.join(10.0)
         assert ended == [70]
