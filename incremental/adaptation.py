@@ -11,6 +11,7 @@ Time is counted in accepted events.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from incremental.plan import LearnPlan, Measures
@@ -55,9 +56,9 @@ class Adaptation:
             return False
         return self._compared > 0 and self.events - since >= self._settings.champion_events
 
-    def react(self, detections: Sequence[Detection]) -> list[Detection]:
-        """Note what is to be done about alarms; return all records, alarms with their actions."""
-        return [self._answer(found) if found.is_alarm else found for found in detections]
+    def react(self, detections: Sequence[Detection], users: float = inf) -> list[Detection]:
+        """Note what is to be done about alarms, raised on so many users; return all records, alarms with their actions."""
+        return [self._answer(found, users) if found.is_alarm else found for found in detections]
 
     def order(self, action: Action) -> None:
         """Note that an action is due whatever the signals say."""
@@ -71,8 +72,9 @@ class Adaptation:
                 self.order(RETURNS[verdict.part])
         self.order("dismiss_champion")
 
-    def _answer(self, detection: Detection) -> Detection:
-        wanted = respond(detection.signal, size(detection.signal, detection.before, detection.after), self._settings)
+    def _answer(self, detection: Detection, users: float) -> Detection:
+        rise = size(detection.signal, detection.before, detection.after)
+        wanted = respond(detection.signal, rise, self._settings, users)
         begun = [action for action in wanted if action not in self._due and self._is_rested(action)]
         if GUARDED.intersection(begun) and allowed("keep_champion", self._settings) and not self.guarded:
             self.order("keep_champion")

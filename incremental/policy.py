@@ -6,6 +6,7 @@ tests/bench/LOG.md has the figures that the table and the switches' defaults com
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -54,9 +55,17 @@ LEAST_HIT_RATE = 0.05
 """Where fewer of the events were hits, what is lost of them within six blocks of 32 is chance: ten are expected at least."""
 
 
+LOSSES_OF_HITS = frozenset({"misses", "misses/known", "lost_hits"})
+SURELY_LOST, STANDARD_ERRORS = 0.5, 3.0
+"""Of hits, so large a share must be lost with that certainty: few users who are hard to predict are no new world."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rise of `signal` whose size is at least `least` calls for `actions`, in this order."""
+    """A rise of `signal` whose size is at least `least` calls for `actions`, in this order.
+
+    A loss of hits must be sure too, see `surely_lost`.
+    """
 
     signal: str
     least: float
@@ -85,14 +94,21 @@ TABLE: tuple[Rule, ...] = (
 
 def size(signal: str, before: float, after: float) -> float:
     """Return how large a rise is: of misses the share of all hits that was lost, 0 where hits are rare; else the difference."""
-    if signal not in {"misses", "misses/known", "lost_hits"}:
+    if signal not in LOSSES_OF_HITS:
         return after - before
     hit_rate = 1.0 - before
     return (after - before) / hit_rate if hit_rate >= LEAST_HIT_RATE else 0.0
 
 
-def respond(signal: str, rise: float, settings: PolicySettings) -> tuple[Action, ...]:
-    """Return what a rise of a signal calls for, as far as the settings allow it."""
+def surely_lost(share: float, users: float) -> float:
+    """Return the share of hits that is lost at least, where it was seen on so many users: hits of one user go together."""
+    return share - STANDARD_ERRORS * sqrt(max(0.0, share * (1.0 - share)) / users)
+
+
+def respond(signal: str, rise: float, settings: PolicySettings, users: float = inf) -> tuple[Action, ...]:
+    """Return what a rise of a signal, seen on so many users, calls for, as far as the settings allow it."""
+    if signal in LOSSES_OF_HITS and surely_lost(rise, users) < SURELY_LOST:
+        return ()
     for rule in TABLE:
         if rule.signal == signal and rise >= rule.least:
             return tuple(action for action in rule.actions if allowed(action, settings))

@@ -101,6 +101,11 @@ class Signals:
             values["next_event_s/pinball"] = outcomes.times[OURS].pinball_B[scored_B]
         return values
 
+    @property
+    def users(self) -> float:
+        """About how many users the latest events are of."""
+        return self._nearby.effective()
+
     def state(self) -> State:
         """Return both distributions and the latest users."""
         arrays = {"types": self._types.counts.copy(), "gaps": self._gaps.counts.copy()}
@@ -148,3 +153,8 @@ class Nearby:
         before_BN = sliding_window_view(users[:-1], NEARBY)
         share: Float64 = (before_BN == users[NEARBY:, None]).mean(axis=1)
         return share
+
+    def effective(self) -> float:
+        """Return how many users with equally many events were as varied: the inverse of Simpson's index (1949), at least 1."""
+        _, counts = np.unique(self.users, return_counts=True)
+        return float(len(self.users) ** 2 / np.square(counts).sum()) if len(counts) else 1.0

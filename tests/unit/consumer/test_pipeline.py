@@ -9,6 +9,7 @@ from consumer import parts as parts_module
 from consumer.errors import Fenced, LostPartitions, TooManyBadEvents, TransientError, UnknownOutcome
 from consumer.memory_io import Fault, MemoryLog, MemorySource
 from consumer.ports import TopicPartition
+from incremental.adaptation import Adaptation
 from incremental.drift import Detection
 from incremental.evaluation import Evaluation
 
@@ -438,6 +439,16 @@ def test_no_output_holds_a_null():
     for record in stream.log.records("predictions"):
         assert b"null" not in record.value
         assert orjson.loads(record.value)["batch"] > 0
+
+
+def test_the_policy_is_told_of_how_many_users_an_alarm_is(monkeypatch):
+    told = []
+    monkeypatch.setattr(Adaptation, "react", lambda _self, found, users: told.append(users) or found)
+    stream = Stream(small_settings(drift={"warm_up_events": 0}))
+    for number in range(64):
+        stream.put(record_value(user_id=f"u{number % 4}", item_id=number % 9))
+    stream.drain()
+    assert told[-1] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(("asked", "seen", "told"), [("contry", 0, 1), ("contry", 7, 0), ("country", 0, 0)])

@@ -46,6 +46,12 @@ def go_on(adaptation, events, windows=7):
     adaptation.carried_out(plan_of(adaptation.measures(windows)), events)
 
 
+def test_what_few_users_lost_is_no_reason_to_act():
+    few = Detection(500, "misses", "adwin", 0.8, 0.97)
+    assert Adaptation(SETTINGS).react([few], 6.0) == [few]
+    assert Adaptation(SETTINGS).react([few], 200.0)[0].action != OBSERVE
+
+
 def test_without_an_alarm_nothing_is_done():
     adaptation = Adaptation(SETTINGS)
     adaptation.react([Detection(5, "log_loss", "adwin", 6.0, 6.1)])

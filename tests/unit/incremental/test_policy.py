@@ -1,6 +1,6 @@
 import pytest
 
-from incremental.policy import GUARDED, NEW_WORLD, RETURNS, TABLE, allowed, respond, size
+from incremental.policy import GUARDED, NEW_WORLD, RETURNS, TABLE, allowed, respond, size, surely_lost
 from incremental.settings import PolicySettings
 
 ALL = PolicySettings(**{name: True for name, field in PolicySettings.model_fields.items() if field.annotation is bool})
@@ -11,6 +11,27 @@ def test_a_large_rise_calls_for_more_than_a_small_one():
     assert respond("misses", 0.3, ALL) == ()
     assert respond("log_loss", 1.5, ALL) == ()
     assert respond("log_loss/transformer", 9.0, ALL) == ()
+
+
+@pytest.mark.parametrize(
+    ("rise", "users", "acts"),
+    [
+        (0.97, 1.6, True),
+        (0.87, 6.0, False),
+        (0.87, 400.0, True),
+        (0.92, 12.0, True),
+        (1.0, 1.0, True),
+        (0.6, 1e9, False),
+    ],
+)
+@pytest.mark.parametrize("signal", ["misses", "lost_hits"])
+def test_what_few_users_lost_must_be_nearly_everything(signal, rise, users, acts):
+    assert respond(signal, rise, ALL, users) == (NEW_WORLD if acts else ())
+
+
+def test_how_many_users_there_are_matters_to_hits_alone():
+    assert surely_lost(0.9, 9.0) == pytest.approx(0.6)
+    assert respond("event_type/log_loss", 0.5, ALL, 1.0) == ("restart_type_head",)
 
 
 def test_of_misses_the_share_of_lost_hits_counts():

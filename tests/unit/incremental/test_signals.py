@@ -88,6 +88,16 @@ def test_who_acts_is_the_same_wherever_micro_batches_begin_and_end(sizes):
     assert shares.tolist() == by_hand
 
 
+@pytest.mark.parametrize(
+    ("users", "effective"), [([], 1.0), ([7] * 300, 1.0), ([1, 2, 3, 4] * 100, 4.0), ([1] * 256 + [2, 3] * 128, 2.0)]
+)
+def test_how_many_users_the_latest_events_are_of(users, effective):
+    signals = Signals([], 4)
+    assert signals.users == 1.0
+    signals._nearby.update(np.array(users, np.int64))
+    assert signals.users == pytest.approx(effective)
+
+
 def test_a_worker_that_has_caught_up_alarms_about_nobody():
     """Its micro-batches were full and are small from then on."""
     _, alarms = cut(PAIRS, *[256] * 30, *[8] * 10_000)
