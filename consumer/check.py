@@ -278,7 +278,9 @@ class _Check:
         """Whether one of the events shown has the feature that segments are made by."""
         feature = self._settings.drift.segment
         if feature and events and not any(segment_of(event, feature) for event in events):
-            self._note("note", f"drift.segment: none of these events has {feature!r}; {feature_hint(feature, events)}")
+            self._note(
+                "note", f"drift.segment: none of these events has one by {feature!r}; {feature_hint(feature, events)}"
+            )
 
 
 def last_record(settings: Settings, clock: Clock) -> Record | None:

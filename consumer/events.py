@@ -73,6 +73,8 @@ def event_of(
 
 
 def segment_of(event: Event, feature: str) -> str | None:
-    """Return the segment that an event is in by one of its features: text, an integer or a boolean; None: in none."""
+    """Return the segment that an event is in by one of its features: text, a whole number or a boolean; None: in none."""
     value = (event.features or {}).get(feature)
+    if isinstance(value, float) and value.is_integer():  # a column of whole numbers with gaps is one of floats
+        value = int(value)
     return str(value)[:SEGMENT_LENGTH] if isinstance(value, str | int) and value != "" else None

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     import numpy.typing as npt
@@ -116,19 +116,16 @@ class Metrics:
         self._saved_at = clock.monotonic()
         self._gauges["snapshot_age_seconds"].set_function(lambda: clock.monotonic() - self._saved_at)
         ProcessCollector(registry=self._registry)
-        self._begin_at_zero()
+        self.begin_at_zero("events", ("accepted", "late", "repeated", "rejected"))
+        self.begin_at_zero("transactions", ("committed", "aborted", "unknown"))
+        self.begin_at_zero("learn_steps", ("learned", "skipped", "nonfinite"))
+        self.begin_at_zero("snapshots", ("saved", "failed"))
 
-    def _begin_at_zero(self) -> None:
-        """A series that is there from the start lets `increase()` see its first event."""
-        outcomes: dict[str, Sequence[str]] = {
-            "events": ("accepted", "late", "repeated", "rejected"),
-            "transactions": ("committed", "aborted", "unknown"),
-            "learn_steps": ("learned", "skipped", "nonfinite"),
-            "snapshots": ("saved", "failed"),
-        }
-        for name, values in outcomes.items():
-            for value in values:
-                self._counters[name].labels(value)
+    def begin_at_zero(self, counter: str, values: Iterable[str]) -> None:
+        """Export the series of these values from now on, so that `increase()` sees the first time each is counted."""
+        (label,) = COUNTERS[counter][1]
+        for value in values:
+            self._counters[counter].labels(self._labels.admit(label, value))
 
     def render(self) -> bytes:
         """Return everything in the Prometheus text format, whose media type is CONTENT_TYPE."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from consumer.dead_letters import DeadLetterLimit, reasons_of
-from consumer.decode import Decoder
+from consumer.decode import REASONS, Decoder
 from consumer.events import segment_of
 from consumer.histories import Histories
 from consumer.mapping import feature_hint
@@ -26,6 +26,7 @@ from incremental.degradation import RECOVERED
 from incremental.evaluation import Evaluation
 from incremental.learner import Learner
 from incremental.plan import active
+from incremental.policy import ACTIONS
 from incremental.quarantine import NOBODY, among, hidden_users
 from model.model import Model
 from model.predictor import Predictor
@@ -109,6 +110,9 @@ class Parts:
             0  # events since this process began; None once there was one, or it was said
         )
         metrics.watch_degraded(lambda: self.evaluation.degradation.since is not None)
+        metrics.begin_at_zero("dead_letters", sorted(REASONS))
+        metrics.begin_at_zero("drift_detected", self.evaluation.watched)
+        metrics.begin_at_zero("adaptations", ACTIONS if settings.policy.enabled and settings.drift.enabled else ())
         metrics.build_info({name: version(name) for name in ("tidemill", "torch", "kafka-python")})
 
     @property
@@ -190,7 +194,9 @@ class Parts:
         elif self._without_segment is not None:
             self._without_segment += len(segments)
             if self._without_segment >= UNSEEN_EVENTS:
-                log.warning("no event had the feature of drift.segment", hint=feature_hint(feature, events))
+                log.warning(
+                    "no event has a segment by the feature of drift.segment", hint=feature_hint(feature, events)
+                )
                 self._without_segment = None
         return segments
 
@@ -290,13 +296,17 @@ class Parts:
         """Tell what was detected, what is done about it, and what came of that."""
         degradation = self.evaluation.degradation
         for found in self.unsent:
-            log.info("drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action)
+            where = {"segment": found.segment} if found.segment else {}
+            log.info(
+                "drift", signal=found.signal, detector=found.detector, at=found.event, action=found.action, **where
+            )
             if found.is_alarm:
                 self.metrics.drift(found.signal, found.segment)
             elif found.signal == RECOVERED:
                 self.metrics.recovered_from_drift(found.event - degradation.lasted, degradation.lasted)
             if found.event == degradation.since:
                 self.metrics.worse_since(found.event)
+        self.metrics.begin_at_zero("drift_detected_in_segment", self.evaluation.segments)
         self.metrics.adapted(plan.actions, active(plan) if plan.learn else {}, learned.quarantined)
 
     def report_quality(self) -> None:

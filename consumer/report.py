@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from consumer.errors import ConfigError
-from consumer.report_charts import Lines, colour_index, line_chart, share_chart
+from consumer.report_charts import Lines, Mark, colour_index, line_chart, share_chart
 from consumer.report_words import (
     BASELINES,
     COMPONENT,
@@ -22,9 +22,11 @@ from consumer.report_words import (
     WITH_TIES,
     in_words,
     mark_of,
+    mark_words,
     signal_in_words,
 )
 from consumer.summary import best_method
+from incremental.policy import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,8 +168,7 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
     picture = ""
     if extra.hit_rates:
         points = {name: _rates(extra.hit_rates, name) for name in colours}
-        kinds = [(float(found["event"]), mark_of(found["signal"], found["action"])) for found in drift]
-        marks = [(event, kind) for event, kind in kinds if kind is not None]
+        marks = [mark for mark in map(_mark, drift) if mark is not None]
         chart = Lines("events", "hit rate @10 (share)", _with_points(points), marks, markers=False)
         picture = line_chart(chart, colours, "lately")
     yield _section(
@@ -175,7 +176,8 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
         "saw a watched signal rise: the stream changed, or the model got worse. A thin one: only one component or one "
         "segment did. A thick one: the policy acted. A dotted one: the log-loss is back where it was. One of dots and "
-        "dashes: it is not back, and what it is counts as usual from there on.",
+        "dashes: it is not back, and what it is counts as usual from there on. Beside a mark stands the signal, or what was "
+        "done. In the table the size of a loss of hits is the share of all hits that was lost, else the difference.",
         picture + table,
     )
 
@@ -324,12 +326,21 @@ def _drift_table(drift: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td>{found['event']:,}</td><td class=text>{escape(_signal(found))}</td>"
         f"<td>{escape(found.get('detector', '-'))}</td>{_cell(found.get('before'), best=False)}"
-        f"{_cell(found.get('after'), best=False)}<td class=text>{escape(in_words(found['action']))}</td></tr>"
+        f"{_cell(found.get('after'), best=False)}{_cell(_size(found), best=False)}<td class=text>{escape(in_words(found['action']))}</td></tr>"
         for found in drift
     )
-    names = ("event", "signal", "detector", "before", "after", "action")
+    names = ("event", "signal", "detector", "before", "after", "size", "action")
     head = "".join(f"<th{' class=text' if name in {'signal', 'action'} else ''}>{name}</th>" for name in names)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _size(found: Mapping[str, Any]) -> float | None:
+    return size(found["signal"], found["before"], found["after"]) if {"before", "after"} <= found.keys() else None
+
+
+def _mark(found: Mapping[str, Any]) -> Mark | None:
+    kind = mark_of(found["signal"], found["action"])
+    return None if kind is None else Mark(float(found["event"]), kind, mark_words(found["signal"], found["action"]))
 
 
 def _signal(found: Mapping[str, Any]) -> str:

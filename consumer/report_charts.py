@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer.errors import ConfigError
 
@@ -27,6 +27,8 @@ MARK_STYLES = {
     "not recovered": {"ls": "-.", "lw": 1.4},
 }
 """How the kinds of vertical marks are drawn."""
+LEAST_GAP = 0.02
+"""Of the width, from one mark with words to the next: where there is less, the table beside the picture tells."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MAX_POINTS = 600
@@ -47,14 +49,22 @@ _RC = {
 }
 
 
+class Mark(NamedTuple):
+    """A vertical mark; its words stand beside it where there is room for them."""
+
+    place: float
+    kind: str
+    words: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """One chart: per name its points (x, y), the axes' titles, and vertical marks (place, kind in words)."""
+    """One chart: per name its points (x, y), the axes' titles, and vertical marks."""
 
     x_title: str
     y_title: str
     points: Mapping[str, Sequence[tuple[float, float]]]
-    marks: Sequence[tuple[float, str]] = ()
+    marks: Sequence[Mark] = ()
     from_zero: bool = True
     markers: bool = True
     shares: bool = False
@@ -72,7 +82,8 @@ def line_chart(chart: Lines, colours: Mapping[str, int], name: str) -> str:
     figure, axes = _figure()
     for method, points in chart.points.items():
         _draw_line(axes, method, _thin(points), colours.get(method, 0), markers=chart.markers)
-    _draw_marks(axes, chart.marks)
+    ends = [x for points in chart.points.values() if points for x in (points[0][0], points[-1][0])]
+    _draw_marks(axes, chart.marks, max(ends, default=0.0) - min(ends, default=0.0))
     if chart.from_zero:
         axes.set_ylim(bottom=0)
     return _finish(figure, axes, chart.x_title, chart.y_title, name, shares=chart.shares)
@@ -90,12 +101,29 @@ def share_chart(points: Sequence[tuple[int, Mapping[str, float]]], x_title: str,
     return _finish(figure, axes, x_title, y_title, name)
 
 
-def _draw_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
-    """Draw each place once per kind, the kinds told apart by dashes and width."""
-    kinds = list(dict.fromkeys(kind for _, kind in marks))
-    for kind in kinds:
-        for number, place in enumerate(sorted({place for place, other in marks if other == kind})):
+def _draw_marks(axes: Any, marks: Sequence[Mark], width: float) -> None:
+    """Draw each place once per kind, the kinds told apart by dashes and width; beside it, once, what it is about."""
+    for kind in dict.fromkeys(mark.kind for mark in marks):
+        for number, place in enumerate(sorted({mark.place for mark in marks if mark.kind == kind})):
             axes.axvline(place, color=MARK, label=kind if number == 0 else None, **MARK_STYLES[kind])
+    written = -width
+    for place in sorted({mark.place for mark in marks if mark.words}):
+        if place - written < LEAST_GAP * width:
+            continue
+        words = ", ".join(dict.fromkeys(mark.words for mark in marks if mark.place == place and mark.words))
+        axes.annotate(
+            words,
+            (place, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 0),
+            textcoords="offset points",
+            rotation=90,
+            va="bottom",
+            ha="left",
+            fontsize=8,
+            color=MARK,
+        )
+        written = place
 
 
 def _draw_line(axes: Any, method: str, points: Sequence[tuple[float, float]], colour: int, *, markers: bool) -> None:

@@ -59,6 +59,20 @@ SIGNALS = {
     "not_recovered": "the log-loss is not back, and taken for usual from now on (nats)",
 }
 
+SHORT = {
+    "log_loss": "log-loss",
+    "misses": "misses",
+    "misses/known": "misses",
+    "lost_hits": "lost hits",
+    "unknown": "unknown items",
+    "event_type": "event types",
+    "time_gap": "times between events",
+    "active_users": "active users",
+    "event_type/log_loss": "head of types",
+    "next_event_s/pinball": "head of times",
+}
+"""Signals beside a mark. Those of one component or segment stand in the table alone."""
+
 ALARM_MARK, PART_MARK, ACTION_MARK = "drift detected", "drift of one part", "policy acted"
 END_MARKS = {"recovered": "recovered", "not_recovered": "not recovered"}
 """Kinds of vertical marks on the quality curve."""
@@ -70,6 +84,13 @@ def mark_of(signal: str, action: str) -> str | None:
         return None
     alarm = PART_MARK if signal.startswith(("log_loss/", "segment/")) else ALARM_MARK
     return END_MARKS.get(signal, alarm if action == "observe" else ACTION_MARK)
+
+
+def mark_words(signal: str, action: str) -> str:
+    """Return the few words beside a mark: the signal that rose, or what was done; none where its kind says it all."""
+    if action.startswith("roll_back"):
+        return in_words(action)
+    return SHORT.get(signal, "")
 
 
 def in_words(action: str) -> str:

@@ -57,6 +57,16 @@ def _times(settings: Settings) -> Iterator[str]:
         )
 
 
+def _comparison(settings: Settings) -> Iterator[str]:
+    """Every guarded action begins the comparison with the copy anew: what is repeated sooner would put it off for ever."""
+    policy = settings.policy
+    if policy.roll_back and policy.cool_down_events < policy.champion_events:
+        yield (
+            f"policy.cool_down_events = {policy.cool_down_events}: must be at least policy.champion_events = "
+            f"{policy.champion_events}, or the comparison with the copy may never end"
+        )
+
+
 def _left_out(settings: Settings) -> Iterator[str]:
     """Only components are left out, and not all of them."""
     names = left_out(settings.model.leave_out)
@@ -138,6 +148,6 @@ def _hidden(settings: Settings) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(_sizes, _half_lives, _times, _left_out, _topics, _names),
+    *(_sizes, _half_lives, _times, _comparison, _left_out, _topics, _names),
     *(_login, _certificates, _mapping, _segment, _hidden),
 )

@@ -10,7 +10,7 @@ from incremental.appearances import Appearances
 from incremental.baselines import Baselines
 from incremental.baselines.event_types import OTHER
 from incremental.degradation import Degradation
-from incremental.drift import Detection, DriftMonitor
+from incremental.drift import SEGMENT_LOSS, Detection, DriftMonitor
 from incremental.outcomes import (
     FIRST,
     IGNORED,
@@ -62,6 +62,18 @@ class Evaluation:
         self.degradation = Degradation(drift)
         self.drift = DriftMonitor(names(components), drift.warm_up_events) if drift.enabled else None
         self._segments = Segments(drift) if drift.enabled and drift.segment else None
+
+    @property
+    def watched(self) -> list[str]:
+        """Names of the signals in which drift is looked for."""
+        if self.drift is None:
+            return []
+        return [*names(self._components), *((SEGMENT_LOSS,) if self._segments else ())]
+
+    @property
+    def segments(self) -> Sequence[str]:
+        """The segments that are watched apart so far."""
+        return self._segments.names if self._segments else ()
 
     def update(
         self,

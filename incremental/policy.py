@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from incremental.settings import PolicySettings
@@ -30,6 +30,7 @@ Action = Literal[
     "dismiss_champion",
 ]
 
+ACTIONS: tuple[Action, ...] = get_args(Action)
 OBSERVE = "observe"
 """Stands where nothing is done."""
 GUARDED: frozenset[Action] = frozenset(
@@ -56,7 +57,7 @@ LEAST_HIT_RATE = 0.05
 
 
 LOSSES_OF_HITS = frozenset({"misses", "misses/known", "lost_hits"})
-SURELY_LOST, STANDARD_ERRORS = 0.5, 3.0
+SURELY_LOST, STANDARD_ERRORS, FEWEST_USERS = 0.5, 3.0, 2.0
 """Of hits, so large a share must be lost with that certainty: few users who are hard to predict are no new world."""
 
 
@@ -101,7 +102,12 @@ def size(signal: str, before: float, after: float) -> float:
 
 
 def surely_lost(share: float, users: float) -> float:
-    """Return the share of hits that is lost at least, where it was seen on so many users: hits of one user go together."""
+    """Return the share of hits that is lost at least, where it was seen on so many users: hits of one user go together.
+
+    Nothing is sure of what fewer than two lost.
+    """
+    if users < FEWEST_USERS:
+        return 0.0
     return share - STANDARD_ERRORS * sqrt(max(0.0, share * (1.0 - share)) / users)
 
 

@@ -147,7 +147,7 @@ class Rehearsal:
         recent = eligible[number[eligible] >= self._made - among.recent_windows] if among.recent_share else eligible[:0]
         if not count or not len(eligible):
             return eligible[:0]
-        latest = round(count * among.recent_share) if len(recent) else 0
+        latest = _rounded(count * among.recent_share, draw) if len(recent) else 0
         chosen: Int64 = draw.choice(eligible, count - latest)
         return chosen if not latest else draw.permutation(np.concatenate([chosen, draw.choice(recent, latest)]))
 
@@ -177,3 +177,9 @@ class Rehearsal:
             getattr(self, f"_{name}")[:n] = state.arrays[name]
         self._open = {int(user): int(slot) for user, slot in state.arrays["open"]}
         self._made = int(state.values["made"])
+
+
+def _rounded(number: float, draw: np.random.Generator) -> int:
+    """Return a whole number that is `number` in the mean: where few are drawn, a share of them would be none or all."""
+    whole = int(number)
+    return whole + int(number > whole and draw.random() < number - whole)

@@ -37,7 +37,7 @@ class Segments:
         self._begin()
 
     def _begin(self) -> None:
-        self._names: list[str] = [OTHER]
+        self.names: list[str] = [OTHER]
         self._counts: Counter[str] = Counter()
         self._monitor = DriftMonitor([_signal(place) for place in range(self._most + 1)], self._warm_up_events)
 
@@ -52,30 +52,30 @@ class Segments:
         return found
 
     def _place(self, name: str | None) -> int:
-        return self._names.index(name) if name in self._names else 0
+        return self.names.index(name) if name in self.names else 0
 
     def _named(self, alarm: Detection) -> Detection:
         place = int(alarm.signal.removeprefix(SEGMENT_LOSS))
         return Detection(
-            alarm.event, SEGMENT_LOSS, alarm.detector, alarm.before, alarm.after, segment=self._names[place]
+            alarm.event, SEGMENT_LOSS, alarm.detector, alarm.before, alarm.after, segment=self.names[place]
         )
 
     def _admit(self, names: Sequence[str]) -> None:
         """Count values that are no segments yet; those with enough events become some while there is room."""
-        if len(self._names) > self._most:
+        if len(self.names) > self._most:
             return
-        self._counts.update(name for name in names if name not in self._names)
+        self._counts.update(name for name in names if name not in self.names)
         for name in [name for name, count in self._counts.items() if count >= self._least]:
             del self._counts[name]
-            if len(self._names) <= self._most:
-                self._names.append(name)
+            if len(self.names) <= self._most:
+                self.names.append(name)
                 self._monitor.restart(_signal(0))
-        if len(self._counts) > COUNTED or len(self._names) > self._most:
+        if len(self._counts) > COUNTED or len(self.names) > self._most:
             self._counts.clear()
 
     def state(self) -> State:
         """Return the segments, the counts and the detectors."""
-        values = {"names": list(self._names), "counts": dict(self._counts), "drift": self._monitor.state()}
+        values = {"names": list(self.names), "counts": dict(self._counts), "drift": self._monitor.state()}
         return State(values=values | {"feature": self._feature, "most": self._most})
 
     def load(self, state: State) -> None:
@@ -84,7 +84,7 @@ class Segments:
         if (values["feature"], values["most"]) != (self._feature, self._most):
             self._begin()
             return
-        self._names, self._counts = list(values["names"]), Counter(values["counts"])
+        self.names, self._counts = list(values["names"]), Counter(values["counts"])
         self._monitor.load_state(values["drift"])
 
 

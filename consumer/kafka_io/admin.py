@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 _LOOKUP_S = 30.0
 
 
-def require_topics(kafka: KafkaSettings, names: Sequence[str], clock: Clock) -> dict[str, TopicInfo]:
-    """Return what the broker says of the topics. Raises ConfigError that names every missing one and what to do."""
+def require_topics(
+    kafka: KafkaSettings, names: Sequence[str], clock: Clock, right: str | None = None
+) -> dict[str, TopicInfo]:
+    """Return what the broker says of the topics. Raises ConfigError that names every missing one and what to do.
+
+    Raises AccessError where this user has not the right, in Kafka's words such as WRITE, to one of them: better at once
+    than with the first record for it, which may be days later. Where the broker does not tell rights nothing is refused.
+    """
     with admin_client(kafka, clock) as admin:
         found = _describe(admin, names, clock)
     missing = [name for name in dict.fromkeys(names) if name not in found]
@@ -42,6 +48,9 @@ def require_topics(kafka: KafkaSettings, names: Sequence[str], clock: Clock) -> 
             f"no such topic: {listed}. Correct the name in the section topics of the settings, or create it with"
             f" `tidemill check --create` or:\n" + "\n".join(create_command(kafka, name) for name in missing)
         )
+    refused = [name for name in found if right and right not in (_rights(found[name]) or {right})]
+    if refused:
+        raise AccessError(f"this user has no right to {str(right).lower()} topic {', '.join(map(repr, refused))}")
     return {name: TopicInfo(name, len(topic["partitions"])) for name, topic in found.items()}
 
 
@@ -75,7 +84,12 @@ def topic_rights(settings: Settings, names: Sequence[str], *, clock: Clock | Non
     clock = clock or SystemClock()
     with admin_client(settings.kafka, clock) as admin:
         found = _describe(admin, names, clock)
-    return {name: frozenset(topic.get("authorized_operations") or ()) for name, topic in found.items()}
+    return {name: _rights(topic) for name, topic in found.items()}
+
+
+def _rights(topic: Mapping[str, Any]) -> frozenset[str]:
+    """What this user may do with a topic; empty where the broker does not tell."""
+    return frozenset(topic.get("authorized_operations") or ())
 
 
 def create_topics(

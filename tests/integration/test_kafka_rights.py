@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -55,8 +56,8 @@ def login(user: str, password: str | None = None) -> dict[str, object]:
     }
 
 
-def allow(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOperation) -> None:
-    admin = AdminClient(
+def admin_of(broker: LocalBroker) -> AdminClient:
+    return AdminClient(
         {
             "bootstrap.servers": broker.bootstrap_servers,
             "security.protocol": "SASL_PLAINTEXT",
@@ -65,10 +66,22 @@ def allow(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOper
             "sasl.password": PASSWORDS[ADMIN],
         }
     )
-    pattern, who = ResourcePatternType.LITERAL, f"User:{USER}"
-    acl = AclBinding(kind, name, pattern, who, "*", operation, AclPermissionType.ALLOW)
-    for future in admin.create_acls([acl]).values():
+
+
+def binding(kind: ResourceType, name: str, operation: AclOperation) -> tuple[object, ...]:
+    return kind, name, ResourcePatternType.LITERAL, f"User:{USER}", "*", operation, AclPermissionType.ALLOW
+
+
+def allow(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOperation) -> None:
+    admin = admin_of(broker)
+    for future in admin.create_acls([AclBinding(*binding(kind, name, operation))]).values():
         future.result(30)
+
+
+def take_back(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOperation) -> None:
+    admin = admin_of(broker)
+    for future in admin.delete_acls([AclBindingFilter(*binding(kind, name, operation))]).values():
+        assert len(future.result(30)) == 1
 
 
 def test_a_wrong_password_is_told_before_the_deadline_and_never_shown(guarded, unique_name):
@@ -118,6 +131,13 @@ def test_each_missing_right_is_an_access_error(guarded, unique_name):
     assert f"'{topics.predictions}': this user has no right to write" in report.render()
     assert f"transactional id {settings.kafka.group}-{settings.kafka.instance}" in report.render()
     assert PASSWORDS[USER] not in report.render()
+    for name in (topics.predictions, topics.dead_letters, topics.journal):
+        with pytest.raises(AccessError, match=f"no right to write topic .*'{name}'"):
+            KafkaSink(settings, CLOCK)
+        allow(guarded, ResourceType.TOPIC, name, AclOperation.WRITE)
+    with pytest.raises(AccessError, match=f"no right to write topic '{topics.drift}'$"):  # before there is any drift
+        KafkaSink(settings, CLOCK)
+    allow(guarded, ResourceType.TOPIC, topics.drift, AclOperation.WRITE)
     with pytest.raises(AccessError, match="TransactionalIdAuthorization"):
         KafkaSink(settings, CLOCK)
     transactional_id = f"{settings.kafka.group}-{settings.kafka.instance}"
@@ -125,6 +145,7 @@ def test_each_missing_right_is_an_access_error(guarded, unique_name):
     with closing(KafkaSource(settings, CLOCK)) as source:
         batch = read(source, 1)[0]
         with closing(KafkaSink(settings, CLOCK)) as sink:
+            take_back(guarded, ResourceType.TOPIC, topics.predictions, AclOperation.WRITE)
             with pytest.raises(AccessError, match=topics.predictions):
                 sink.commit([Output(topics.predictions, b"k", b"v")], batch)
             with pytest.raises(UnknownOutcome, match="failed before"):

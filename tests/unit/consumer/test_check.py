@@ -176,7 +176,9 @@ def test_offsets_from_which_a_worker_would_not_go_on_are_told(cluster, monkeypat
         (b'{"country":"at"}', "did you mean country?"),
         (b'{"shop":"s"}', "known are shop"),
         (b"{}", "they have no features"),
+        (b'{"contry":[1]}', "its values are neither text nor whole numbers"),
         (b'{"contry":"at"}', None),
+        (b'{"contry":1.0}', None),
     ],
 )
 def test_a_feature_for_segments_that_no_event_has_is_noted(cluster, features, said):
@@ -184,7 +186,7 @@ def test_a_feature_for_segments_that_no_event_has_is_noted(cluster, features, sa
     report = module.check(Settings.model_validate({"drift": {"segment": "contry"}}), 5, clock=ManualClock())
     assert report.ok
     line = [line for line in report.render().splitlines() if "drift.segment" in line]
-    assert line == ([f"note    drift.segment: none of these events has 'contry'; {said}"] if said else [])
+    assert line == ([f"note    drift.segment: none of these events has one by 'contry'; {said}"] if said else [])
 
 
 def test_an_empty_topic_or_no_sample_is_fine(cluster):

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import Stream, event, small_settings
 
 from consumer.account import Account
+from consumer.decode import REASONS
 from consumer.report_words import mark_of
+from incremental.policy import ACTIONS
 
 CHANGE, BACK, END = 2560, 2944, 3584
 BATCH, STEP_S = 64, 5.0
@@ -94,6 +96,16 @@ def test_alarm_action_and_recovery_are_told(stream):
     assert value(stream, "drift_recovery_events_sum") == RECOVERY - ALARM
     assert value(stream, "drift_recovery_seconds_sum") == (RECOVERY - ALARM) / BATCH * STEP_S
     assert value(stream, "drift_recovery_seconds_count") == 1
+
+
+def test_what_may_happen_has_a_series_before_it_does(stream):
+    assert stream.parts.evaluation.watched
+    for signal in stream.parts.evaluation.watched:
+        assert value(stream, "drift_detected_total", signal=signal) == 0
+    for action in ACTIONS:
+        assert value(stream, "adaptations_total", action=action) == 0
+    for reason in REASONS:
+        assert value(stream, "dead_letters_total", reason=reason) == 0
 
 
 def test_what_is_under_way_is_so_also_while_nothing_is_learned(stream):

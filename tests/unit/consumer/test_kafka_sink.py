@@ -67,7 +67,7 @@ def producer(monkeypatch):
     monkeypatch.setattr(module, "find_hanging", lambda *_args: producer._called("find_hanging"))
     monkeypatch.setattr(module, "end_hanging", lambda *_args: producer._called("end_hanging"))
     monkeypatch.setattr(
-        module, "require_topics", lambda _kafka, names, _clock: {name: TopicInfo(name, 1) for name in names}
+        module, "require_topics", lambda _kafka, names, _clock, _right: {name: TopicInfo(name, 1) for name in names}
     )
     return producer
 

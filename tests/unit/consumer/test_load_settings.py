@@ -145,6 +145,7 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
         ),
         ("drift.recovery_window_events=100000", "drift.recovery_window_events"),
         ("model.dim=6", "model.dim = 6: must be an even multiple of model.heads = 2"),
+        ("policy.cool_down_events=5000", "must be at least policy.champion_events = 8000"),
         ("model.leave_out=transformer,transition", "no component is called that; did you mean transitions?"),
         ("topics.events=drift", "topics.events and topics.drift: must differ, both are 'drift'"),
         ("topics.events=a b", "topics.events = 'a b': must be 1 to 249"),

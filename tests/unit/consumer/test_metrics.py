@@ -135,6 +135,14 @@ def test_prequential(metrics: Metrics) -> None:
     assert value(metrics, "prequential_log_loss", head="event_type", method="mode") == 0.7
 
 
+def test_a_counter_may_begin_at_zero(metrics: Metrics) -> None:
+    metrics.begin_at_zero("drift_detected", ["log_loss", "unknown"])
+    metrics.drift("log_loss")
+    metrics.begin_at_zero("drift_detected", ["log_loss"])
+    assert value(metrics, "drift_detected_total", signal="unknown") == 0
+    assert value(metrics, "drift_detected_total", signal="log_loss") == 1
+
+
 def test_mixture_drift_users_and_vocabulary(metrics: Metrics) -> None:
     metrics.mixture({"transformer": 0.75, "popularity": 0.25})
     metrics.drift("log_loss")

@@ -472,3 +472,5 @@ def test_segments_are_told_apart_by_a_mapped_feature():
         stream.put(record_value(user_id=f"u{number % 5}", item_id=number % 9, features={"country": country}))
     stream.drain()
     assert stream.parts.state().take("evaluation").values["segments"]["names"] == ["other", "de", "7", "at"]
+    for name in ("other", "de", "7", "at"):  # before the first detection in them
+        assert metric(stream, f'drift_detected_in_segment_total{{segment="{name}"}}') == 0.0

@@ -6,8 +6,8 @@ import pytest
 
 from consumer.errors import ConfigError
 from consumer.report import ReportSeries, render_page, write_report
-from consumer.report_charts import MARK_STYLES, Lines, colour_index, line_chart
-from consumer.report_words import SIGNALS, mark_of, signal_in_words
+from consumer.report_charts import MARK_STYLES, Lines, Mark, colour_index, line_chart
+from consumer.report_words import SIGNALS, mark_of, mark_words, signal_in_words
 from incremental.signals import names
 
 ROW = {"hr@10": 0.2, "ndcg@10": 0.1, "mrr@10": 0.08, "recall@20": 0.3, "mrr@20": 0.09, "log_loss": 6.0}
@@ -154,6 +154,21 @@ def test_every_kind_of_mark_has_a_line_of_its_own():
     styles = [str(sorted(style.items(), key=str)) for style in MARK_STYLES.values()]
     assert len(set(styles)) == len(styles)
     assert mark_of("champion/network", "keep") is None
+
+
+def test_beside_a_mark_stands_what_it_is_about_where_there_is_room():
+    points = [(float(x), 0.2) for x in range(0, 1000, 10)]
+    marks = [
+        *(Mark(100.0, "drift detected", "misses"), Mark(100.0, "policy acted", "lost hits")),
+        *(Mark(105.0, "drift detected", "no room"), Mark(300.0, "recovered"), Mark(400.0, "policy acted", "log-loss")),
+    ]
+    picture = line_chart(Lines("x", "y", {"tidemill": points}, marks, markers=False), {"tidemill": 0}, "lately")
+    assert "misses, lost hits" in picture
+    assert "log-loss" in picture
+    assert "no room" not in picture
+    assert mark_words("lost_hits", "restart_mixture") == "lost hits"
+    assert mark_words("champion/network", "roll_back_network") == "roll back network"
+    assert mark_words("log_loss/markov", "observe") == mark_words("recovered", "after 5 events") == ""
 
 
 def test_every_signal_has_words_that_stand_alone():

@@ -16,11 +16,11 @@ def test_a_large_rise_calls_for_more_than_a_small_one():
 @pytest.mark.parametrize(
     ("rise", "users", "acts"),
     [
-        (0.97, 1.6, True),
+        (0.97, 2.1, True),
         (0.87, 6.0, False),
         (0.87, 400.0, True),
         (0.92, 12.0, True),
-        (1.0, 1.0, True),
+        (1.0, 1.9, False),
         (0.6, 1e9, False),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from support import Worker, event, random_events, same_state, small_settings
 
 from consumer.events import key64
-from incremental.rehearsal import Rehearsal
+from incremental.rehearsal import Among, Rehearsal
 from model.sequences import gaps
 from model.vocabulary import Vocabulary
 
@@ -213,3 +213,18 @@ def test_what_a_reused_window_held_before_is_not_in_the_state():
     memory.add(of_user("b", 30, 31))
     state = memory.rehearsal.state().arrays
     assert not np.isin(state["items"], [key64(n) for n in range(8)]).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 128])
+def test_the_stated_share_is_drawn_from_the_latest_windows_however_few_are_drawn(share, count):
+    memory, latest, draw = Memory(capacity=100, length=4), 10, np.random.default_rng(0)
+    for number in range(100):
+        memory.add(of_user(f"u{number}", number, number, number))
+    among = Among(0, share, latest)
+    drawn = [
+        memory.rehearsal.sample(count, draw, memory.items, memory.types, among=among).windows
+        for _ in range(1024 // count)
+    ]
+    recent = np.concatenate([windows.items_RL[:, 0] > 100 - latest for windows in drawn])
+    assert recent.mean() == pytest.approx(share + (1 - share) * latest / 100, abs=0.05)
