@@ -307,7 +307,8 @@ class Parts:
             if found.event == degradation.since:
                 self.metrics.worse_since(found.event)
         self.metrics.begin_at_zero("drift_detected_in_segment", self.evaluation.segments)
-        self.metrics.adapted(plan.actions, active(plan) if plan.learn else {}, learned.quarantined)
+        under_way = active(plan) | {"keep_champion": self.learner.adaptation.guarded} if plan.learn else {}
+        self.metrics.adapted(plan.actions, under_way, learned.quarantined)
 
     def report_quality(self) -> None:
         """Set the gauges of quality: all methods lately, the mixture's weights, users."""
