@@ -67,7 +67,7 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
         dead = sum(summary["rejected"].values())
         log.info("stopping", asked=stop.asked, batch=worker.parts.batch, events=summary["events"], dead_letters=dead)
         if not in_between:
-            worker.save()
+            worker.save_last()
     if options.report is not None:
         account.write_report(summary, options.report)
     return summary

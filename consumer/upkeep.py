@@ -115,9 +115,13 @@ class Upkeep:
         trim(self._past, self.journal_partition, self._recovery.journal_offset)
         log.warning("a new lineage begins: the input does not hold what the former one needs", batch=self._parts.batch)
 
-    def save(self, *, wait: bool = False) -> bool:
-        """Begin to write a snapshot of this moment; with `wait` until it is complete, which is then the answer."""
-        self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
+    def save(self, *, wait: bool = False, look_up: bool = True) -> bool:
+        """Begin to write a snapshot of this moment; with `wait` until it is complete, which is then the answer.
+
+        Without `look_up` it has the place in the journal that was known last, from which more is read than necessary.
+        """
+        if look_up:
+            self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
         self._writer.write(self._parts.image(self._recovery.journal_offset, self.notes.values()))
         return self._writer.look(wait=True) if wait else False
 

@@ -83,6 +83,7 @@ class Worker:
         self._writer = SnapshotWriter(snapshots, settings.snapshot, parts.metrics, clock, self._trim)
         self._at_once = at_once
         self._failures = 0
+        self._trims = True
         self.doors: Doors | None = None
         self.pipeline: Pipeline | None = None
 
@@ -199,8 +200,19 @@ class Worker:
         if self.pipeline is not None and self.pipeline.upkeep is not None:
             self.pipeline.upkeep.save(wait=True)
 
+    def save_last(self) -> None:
+        """Write the last snapshot and wait for it, and ask the broker for nothing: it may be away while there is no time.
+
+        So the next start reads the journal from further back, and what could be trimmed is trimmed later.
+        """
+        self._trims = False
+        if self.pipeline is not None and self.pipeline.upkeep is not None:
+            self.pipeline.upkeep.save(wait=True, look_up=False)
+
     def _trim(self) -> None:
         """Drop what the journal needs no more: what lies before the oldest snapshot kept."""
+        if not self._trims:
+            return
         try:
             offset = self._snapshots.oldest_journal_offset()
         except (TransientError, AccessError) as error:

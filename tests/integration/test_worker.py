@@ -14,6 +14,7 @@ import pytest
 
 from consumer.replay import ReplayOptions, replay
 from consumer.settings import Settings
+from deploy.broker import LocalBroker
 from tests.integration.worker_bench import SMALL, Bench, end, until
 
 MAY_DIFFER = {"speed", "peak_rss_bytes", "versions"}
@@ -117,6 +118,27 @@ def test_sigterm_while_it_waits_for_a_broker_ends_well(bench):
         assert process.wait(15) == 0, bench.log
     finally:
         end(process)
+
+
+def test_sigterm_while_its_broker_is_away_ends_well_and_saves(tmp_path):
+    with LocalBroker() as broker:
+        bench = Bench(broker.bootstrap_servers, tmp_path, "left-alone")
+        bench.make_topics()
+        bench.produce(bench.events(400))
+        process = bench.start(snapshot={"every_s": 3600.0, "redo_s": 3600.0})
+        try:
+            until(lambda: bench.committed() == {0: 400}, 60, "the last commit")
+            broker.kill()
+            until(lambda: "socket disconnected" in bench.log, 60, "the end of the connection")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0, bench.log
+        finally:
+            end(process)
+        assert "snapshot saved" in bench.log
+        broker.restart()
+        assert bench.run("--until-end") == 0, bench.log
+        assert '"batches": 0' in bench.log.rpartition("journal redone")[0].rpartition("\n")[2]
+        assert len(bench.sources()) == 400
 
 
 def test_records_that_are_too_large_become_empty_dead_letters(bench):

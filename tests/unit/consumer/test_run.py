@@ -20,6 +20,7 @@ from consumer.recovery import Recovery
 from consumer.run import RunOptions, run_worker
 from consumer.snapshots import Snapshots
 from consumer.state_store import FolderStore, open_store
+from consumer.worker import Worker
 
 TO_THE_END = RunOptions(until_end=True)
 AMID = "stopped amid a recovery or a take-over: the next start goes through the journal again"
@@ -203,6 +204,32 @@ def test_a_stop_amid_a_take_over_does_not_wait_for_it_and_the_next_start_goes_on
     assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(64))
     gain = decode(world.log.records("journal")[0].value).gains[0]
     assert (gain.start, gain.stop) == (0, 32)
+
+
+def test_the_last_snapshot_asks_the_broker_for_nothing_and_the_next_start_goes_on_from_it(world, monkeypatch):
+    world.stream.put_events(random_events(64))
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "save_last", lambda self: (gone(patched), save_last(self)))
+        assert run_worker(world.settings, RunOptions(max_events=48))["events"] == 48
+    assert snapshots_of(world).newest().batch == 3
+    with structlog.testing.capture_logs() as logs:
+        run_worker(world.settings, TO_THE_END)
+    (redone,) = [line["batches"] for line in logs if line["event"] == "journal redone"]
+    assert redone == 0
+    assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(64))
+
+
+save_last = Worker.save_last
+
+
+def gone(patched):
+    """From now on the broker answers nothing."""
+
+    def away(*_):
+        raise TransientError("away")
+
+    patched.setattr(MemoryPast, "bounds", away)
+    patched.setattr(MemoryPast, "trim", away)
 
 
 def test_another_instance_that_takes_over_during_a_recovery_ends_the_process(world, monkeypatch):
