@@ -12,19 +12,20 @@ from consumer.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-INK, GRID, MARK = "#010100", "#010101", "#010102"
+INK, GRID, MARK, ACTED, CARD = "#010100", "#010101", "#010102", "#010103", "#010104"
 """Stand-ins that matplotlib draws with; in the page they become the theme's variables."""
-_VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--grid)", MARK: "var(--mark)"}
+_VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--grid)"}
+_VARIABLES |= {MARK: "var(--mark)", ACTED: "var(--acted)", CARD: "var(--card)"}
 COLOURS = 8
 _SERIES = [f"#0200{index:02x}" for index in range(COLOURS)]
 _VARIABLES |= {colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)}
 
 MARK_STYLES = {
-    "drift detected": {"ls": (0, (4, 3)), "lw": 1.4},
-    "drift of one part": {"ls": "-", "lw": 0.6, "alpha": 0.45},
-    "policy acted": {"ls": "-", "lw": 1.8},
-    "recovered": {"ls": ":", "lw": 1.4},
-    "not recovered": {"ls": "-.", "lw": 1.4},
+    "drift detected": {"ls": (0, (4, 3)), "lw": 1.4, "color": MARK},
+    "drift of one part": {"ls": "-", "lw": 0.6, "alpha": 0.45, "color": MARK},
+    "policy acted": {"ls": "-", "lw": 2.2, "color": ACTED, "zorder": 2.5},
+    "recovered": {"ls": ":", "lw": 1.4, "color": MARK},
+    "not recovered": {"ls": "-.", "lw": 1.4, "color": MARK},
 }
 """How the kinds of vertical marks are drawn."""
 LEAST_GAP = 0.02
@@ -105,7 +106,7 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], width: float) -> None:
     """Draw each place once per kind, the kinds told apart by dashes and width; beside it, once, what it is about."""
     for kind in dict.fromkeys(mark.kind for mark in marks):
         for number, place in enumerate(sorted({mark.place for mark in marks if mark.kind == kind})):
-            axes.axvline(place, color=MARK, label=kind if number == 0 else None, **MARK_STYLES[kind])
+            axes.axvline(place, label=kind if number == 0 else None, **MARK_STYLES[kind])
     written = -width
     for place in sorted({mark.place for mark in marks if mark.words}):
         if place - written < LEAST_GAP * width:
@@ -119,9 +120,10 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], width: float) -> None:
             textcoords="offset points",
             rotation=90,
             va="bottom",
-            ha="left",
             fontsize=8,
             color=MARK,
+            zorder=4,
+            bbox={"facecolor": CARD, "alpha": 0.8, "pad": 0.5, "edgecolor": "none"},
         )
         written = place
 
