@@ -106,9 +106,8 @@ class Parts:
         self.rejected: Counter[str] = Counter()  # by reason
         self.flagged: Counter[str] = Counter()  # accepted events, by flag
         self.next_offsets: dict[TopicPartition, int] = {}
-        self._without_segment: int | None = (
-            0  # events since this process began; None once there was one, or it was said
-        )
+        # events without it since this process began; None once there was one, or it was said
+        self._without_segment: int | None = 0
         metrics.watch_degraded(lambda: self.evaluation.degradation.since is not None)
         metrics.begin_at_zero("dead_letters", sorted(REASONS))
         metrics.begin_at_zero("drift_detected", self.evaluation.watched)

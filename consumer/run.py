@@ -62,11 +62,11 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
             log.info("stopped before the first record")
             return None
         account = Account(clock)
-        in_between = _loop(worker, options, account, stop)
+        cut_short = _loop(worker, options, account, stop)
         summary = account.summary(settings, worker.connected)
         dead = sum(summary["rejected"].values())
         log.info("stopping", asked=stop.asked, batch=worker.parts.batch, events=summary["events"], dead_letters=dead)
-        if not in_between:
+        if not cut_short:
             worker.save_last()
     if options.report is not None:
         account.write_report(summary, options.report)
