@@ -225,6 +225,8 @@ class _Check:
 
     def _needed(self, name: str) -> tuple[str, ...]:
         topics = self._settings.topics
+        if name == topics.drift and not self._settings.drift.enabled:
+            return ()
         return {topics.events: ("READ",), topics.journal: ("READ", "WRITE")}.get(name, ("WRITE",))
 
     def _group(self) -> None:

@@ -123,9 +123,9 @@ def feature_hint(feature: str, events: Iterable[Event]) -> str:
     """Return a half-sentence on a feature by which none of the events has a segment: why, or which others there are."""
     known = sorted({name for event in events for name in event.features or ()})
     if not known:
-        return "they have no features"
+        return "the latest have no features"
     if feature in known:
-        return "its values are neither text nor whole numbers"
+        return "its values are empty, or neither text, whole numbers nor booleans"
     return nearest(feature, tuple(get_close_matches(feature, known, n=1) or known[:SHOWN_FEATURES]))
 
 

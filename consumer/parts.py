@@ -239,6 +239,7 @@ class Parts:
         worker = snapshot.worker()
         self.learner.load(worker.take("learner"))
         self.evaluation.load(worker.take("evaluation"))
+        self.metrics.begin_at_zero("drift_detected_in_segment", self.evaluation.segments)
         self.decoder.load_state(worker.values["decoder"])
         self.events = int(worker.values["events"])
         self.unsent = [detection_from(values) for values in worker.values["unsent"]]
@@ -294,6 +295,7 @@ class Parts:
     def report_drift(self, learned: Learned, plan: LearnPlan) -> None:
         """Tell what was detected, what is done about it, and what came of that."""
         degradation = self.evaluation.degradation
+        self.metrics.begin_at_zero("drift_detected_in_segment", self.evaluation.segments)
         for found in self.unsent:
             where = {"segment": found.segment} if found.segment else {}
             log.info(
@@ -305,7 +307,6 @@ class Parts:
                 self.metrics.recovered_from_drift(found.event - degradation.lasted, degradation.lasted)
             if found.event == degradation.since:
                 self.metrics.worse_since(found.event)
-        self.metrics.begin_at_zero("drift_detected_in_segment", self.evaluation.segments)
         under_way = active(plan) | {"keep_champion": self.learner.adaptation.guarded} if plan.learn else {}
         self.metrics.adapted(plan.actions, under_way, learned.quarantined)
 

@@ -135,11 +135,13 @@ class Recovery:
         begin, count = self._clock.monotonic(), 0
         parts.health.restored(is_restored=False)
         with self._marker as deadly, Slices(source, self._settings.recovery.slice_s, self._clock, moved) as slices:
-            skips = deadly | _skipped_before(journal, self.journal_offset, slices)
+            skipped, behind = _gone_through(journal, self.journal_offset, parts.batch, slices)
+            skips = deadly | skipped
             for journaled in journal.after(parts.batch, self.journal_offset):
                 self._redo_one(journaled.entry, again, slices, skips)
                 self.journal_offset = journaled.offset + 1
                 count += 1
+            self.journal_offset = max(self.journal_offset, behind)
         parts.health.restored()
         self._note_gone(again)
         seconds = round(self._clock.monotonic() - begin, 2)
@@ -282,10 +284,15 @@ def _say(gain: Gain, held: int | None) -> None:
         log.warning("partition gained, and no snapshot holds its histories", **where)
 
 
-def _skipped_before(journal: Journal, offset: int, slices: Beat) -> frozenset[int]:
-    """Return the micro-batches that earlier recoveries left out, as the journal says from `offset` on."""
+def _gone_through(journal: Journal, offset: int, batch: int, slices: Beat) -> tuple[frozenset[int], int]:
+    """Return the micro-batches that earlier recoveries left out, as the journal says from `offset` on.
+
+    And the offset behind what it says of micro-batches up to `batch`: a snapshot may know one that is further back.
+    """
     skipped: set[int] = set()
     for journaled in journal.everything(offset):
         skipped.update(journaled.entry.skipped)
+        if journaled.entry.batch <= batch:
+            offset = journaled.offset + 1
         slices.beat()
-    return frozenset(skipped)
+    return frozenset(skipped), offset

@@ -176,8 +176,8 @@ def _lately(drift: Sequence[Mapping[str, Any]], extra: ReportSeries, colours: Ma
         "Hit rate over the latest few thousand events at each moment. A dashed vertical line is a place where a detector "
         "saw a watched signal rise: the stream changed, or the model got worse. A thin one: only one component or one "
         "segment did. A thick red one: the policy acted. A dotted one: the log-loss is back where it was. One of dots and "
-        "dashes: it is not back, and what it is counts as usual from there on. Beside a mark stands the signal, or what was "
-        "done. In the table the size of a loss of hits is the share of all hits that was lost, else the difference.",
+        "dashes: it is not back, and what it is counts as usual from there on. Beside a mark, where there is "
+        "room, stands the signal, or what was done. In the table the size of a loss of hits is the share of all hits that was lost, else the difference.",
         picture + table,
     )
 

@@ -8,6 +8,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer.errors import ConfigError
+from consumer.report_words import ACTION_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,9 +108,10 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], width: float) -> None:
     for kind in dict.fromkeys(mark.kind for mark in marks):
         for number, place in enumerate(sorted({mark.place for mark in marks if mark.kind == kind})):
             axes.axvline(place, label=kind if number == 0 else None, **MARK_STYLES[kind])
-    written = -width
-    for place in sorted({mark.place for mark in marks if mark.words}):
-        if place - written < LEAST_GAP * width:
+    written: list[float] = []
+    acted = {mark.place for mark in marks if mark.kind == ACTION_MARK}
+    for place in sorted({mark.place for mark in marks if mark.words}, key=lambda place: (place not in acted, place)):
+        if any(abs(place - other) < LEAST_GAP * width for other in written):
             continue
         words = ", ".join(dict.fromkeys(mark.words for mark in marks if mark.place == place and mark.words))
         axes.annotate(
@@ -125,7 +127,7 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], width: float) -> None:
             zorder=4,
             bbox={"facecolor": CARD, "alpha": 0.8, "pad": 0.5, "edgecolor": "none"},
         )
-        written = place
+        written.append(place)
 
 
 def _draw_line(axes: Any, method: str, points: Sequence[tuple[float, float]], colour: int, *, markers: bool) -> None:

@@ -1,7 +1,8 @@
 """`tidemill run`: the worker as a process. Start, loop, stop; every expected end has an exit code.
 
 Start: settings are known good; the state folder is checked; the broker is waited for; memory is recovered. Stop: SIGTERM
-or SIGINT ends the loop after the micro-batch in hand, a snapshot is saved, the group is left.
+or SIGINT ends the loop after the micro-batch in hand, or at once where none is, a snapshot is saved (but for a stop amid a
+recovery or a take-over), the group is left.
 """
 
 from __future__ import annotations
@@ -62,11 +63,13 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
             log.info("stopped before the first record")
             return None
         account = Account(clock)
-        cut_short = _loop(worker, options, account, stop)
+        whole = _loop(worker, options, account, stop)
         summary = account.summary(settings, worker.connected)
         dead = sum(summary["rejected"].values())
         log.info("stopping", asked=stop.asked, batch=worker.parts.batch, events=summary["events"], dead_letters=dead)
-        if not cut_short:
+        if not stop.asked:
+            worker.save()
+        elif whole:
             worker.save_last()
     if options.report is not None:
         account.write_report(summary, options.report)
@@ -74,15 +77,19 @@ def run_worker(settings: Settings, options: RunOptions | None = None) -> dict[st
 
 
 def _loop(worker: Worker, options: RunOptions, account: Account, stop: StopSignal) -> bool:
-    """Run to the end; true where a stop came amid a recovery or a take-over, so that memory is of no moment to be saved."""
+    """Run to the end; false where a stop came amid a recovery or a take-over, so that memory is of no moment to be saved."""
     try:
         run_until(
             worker, lambda p: _finished(p, options.max_events), lambda: stop.asked, options.max_events, account.note
         )
-    except Stopped:
-        log.info("stopped amid a recovery or a take-over: the next start goes through the journal again")
-        return True
-    return False
+    except Stopped as stopped:
+        if not stopped.whole:
+            log.info("stopped amid a recovery or a take-over: the next start goes through the journal again")
+        return stopped.whole
+    finally:
+        if stop.asked:
+            worker.hurry()
+    return True
 
 
 def _finished(pipeline: Pipeline, max_events: int | None) -> bool:

@@ -60,7 +60,8 @@ def _times(settings: Settings) -> Iterator[str]:
 def _comparison(settings: Settings) -> Iterator[str]:
     """Every guarded action begins the comparison with the copy anew: what is repeated sooner would put it off for ever."""
     policy = settings.policy
-    if policy.roll_back and policy.cool_down_events < policy.champion_events:
+    acts = settings.drift.enabled and policy.enabled and policy.roll_back
+    if acts and policy.cool_down_events < policy.champion_events:
         yield (
             f"policy.cool_down_events = {policy.cool_down_events}: must be at least policy.champion_events = "
             f"{policy.champion_events}, or the comparison with the copy may never end"

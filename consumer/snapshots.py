@@ -53,7 +53,7 @@ class Position:
 class Snapshot:
     """One snapshot with a readable manifest; parts are read, and checked, when they are asked for.
 
-    `journal_offset` is the offset behind the last journal record that it contains; `notes` are what the next one has
+    `journal_offset` is the offset behind a journal record that it contains, mostly the last; `notes` are what the next one has
     yet to say.
     """
 

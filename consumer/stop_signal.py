@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 ABANDONED = 70
 GRACE_SHARE = 0.9
@@ -18,7 +19,27 @@ GRACE_SHARE = 0.9
 
 
 class Stopped(BaseException):
-    """A stop came where one need not wait for the loop. No Exception, so that nothing on the way takes it for an error."""
+    """A stop came where one need not wait for the loop. No Exception, so that nothing on the way takes it for an error.
+
+    `whole`: memory is as of a micro-batch, and so can be saved.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__(f"whole={whole}")
+        self.whole = whole
+
+
+class AtOnce(Protocol):
+    """Begins what a stop may end anywhere, see StopSignal.at_once."""
+
+    def __call__(self, *, whole: bool = False) -> AbstractContextManager[None]:
+        """`whole`: memory stays as of a micro-batch all the while."""
+
+
+def to_the_end(*, whole: bool = False) -> AbstractContextManager[None]:
+    """An AtOnce where there is nobody who stops anything."""
+    del whole
+    return nullcontext()
 
 
 class StopSignal:
@@ -31,7 +52,9 @@ class StopSignal:
     def __init__(self, stop_after_s: float) -> None:
         self._stop_after_s = stop_after_s
         self._asked = threading.Event()
-        self._at_once = 0  # how deep
+        self._at_once: list[
+            bool
+        ] = []  # what is under way at once, the innermost last: whether memory is whole in there
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
@@ -50,15 +73,18 @@ class StopSignal:
         return self._asked.is_set()
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """In here the main thread is stopped where it is, or on entry: Stopped is raised. May be nested."""
-        self._at_once += 1
+    def at_once(self, *, whole: bool = False) -> Iterator[None]:
+        """Raise Stopped in here, where the main thread stands, or on entry, when nothing has begun. May be nested.
+
+        `whole`: memory stays as of a micro-batch all the while.
+        """
+        if self.asked:
+            raise Stopped(whole=all(self._at_once))
+        self._at_once.append(whole)
         try:
-            if self.asked:
-                raise Stopped
             yield
         finally:
-            self._at_once -= 1
+            self._at_once.pop()
 
     def _ask(self, _number: int, _frame: object) -> None:
         if not self._asked.is_set():
@@ -67,7 +93,7 @@ class StopSignal:
             self._timer.daemon = True
             self._timer.start()
             if self._at_once:
-                raise Stopped
+                raise Stopped(whole=all(self._at_once))
 
     def _abandon(self) -> None:
         said = f"tidemill: did not stop within worker.stop_after_s ({self._stop_after_s:g} s) and was abandoned\n"

@@ -10,14 +10,12 @@ from consumer.errors import AccessError, StateError, TransientError
 from consumer.recovery import Notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
     from consumer.parts import Parts
     from consumer.ports import Batch, GroupSource, Past, TopicPartition
     from consumer.recovery import Recovery
     from consumer.settings import Settings
     from consumer.snapshot_writer import SnapshotWriter
+    from consumer.stop_signal import AtOnce
     from consumer.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -36,7 +34,7 @@ class Upkeep:
         writer: SnapshotWriter,
         watchdog: Watchdog,
         journal_partition: TopicPartition,
-        at_once: Callable[[], AbstractContextManager[None]],
+        at_once: AtOnce,
     ) -> None:
         self._settings, self._parts, self._recovery = settings, parts, recovery
         self._source, self._past = source, past
@@ -121,7 +119,8 @@ class Upkeep:
         Without `look_up` it has the place in the journal that was known last, from which more is read than necessary.
         """
         if look_up:
-            self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
+            with self._at_once(whole=True):
+                self._recovery.journal_offset = self._past.bounds(self.journal_partition)[1]  # nobody else writes there
         self._writer.write(self._parts.image(self._recovery.journal_offset, self.notes.values()))
         return self._writer.look(wait=True) if wait else False
 

@@ -7,7 +7,6 @@ and the journal tells whether there is one more. A fence ends the process: anoth
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
@@ -19,18 +18,19 @@ from consumer.pipeline import Pipeline, StepReport
 from consumer.ports import TopicPartition
 from consumer.recovery import Recovery
 from consumer.snapshot_writer import SnapshotWriter
+from consumer.stop_signal import to_the_end
 from consumer.upkeep import Upkeep, trim
 from consumer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from consumer.parts import Parts
     from consumer.ports import Clock, GroupSource, Past, Sink
     from consumer.settings import Settings
     from consumer.snapshots import Snapshots
+    from consumer.stop_signal import AtOnce
 
 log = structlog.get_logger()
 
@@ -61,7 +61,8 @@ class OpenDoors(Protocol):
 class Worker:
     """Owns the doors, the recovery and the pipeline between them.
 
-    Recoveries and take-overs, which may last and commit nothing, run `at_once`: there a stop may end them anywhere.
+    Recoveries and take-overs, which may last and commit nothing, and what waits for the broker between micro-batches run
+    `at_once`: there a stop may end them anywhere.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Worker:
         open_doors: OpenDoors,
         watchdog: Watchdog | None = None,
         *,
-        at_once: Callable[[], AbstractContextManager[None]] = nullcontext,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._settings, self.parts, self._clock, self._open = settings, parts, clock, open_doors
         self._journal = TopicPartition(settings.topics.journal, settings.topics.journal_partition)
@@ -81,7 +82,7 @@ class Worker:
         self._recovery = Recovery(settings, parts, snapshots, clock, self._journal)
         self._watchdog = watchdog or Watchdog(clock)
         self._writer = SnapshotWriter(snapshots, settings.snapshot, parts.metrics, clock, self._trim)
-        self._at_once = at_once
+        self._at_once = at_once or to_the_end
         self._failures = 0
         self._trims = True
         self.doors: Doors | None = None
@@ -126,6 +127,8 @@ class Worker:
         self.parts.metrics.recovered(redone)
 
     def _beat(self) -> None:
+        with self._at_once():  # an exception that a signal raised inside the client may have been lost there
+            pass
         self._watchdog.enter("recovery", self._settings.watchdog.step_s)
         self.parts.health.beat()
 
@@ -178,8 +181,10 @@ class Worker:
         self.parts.health.connecting()
         self._close_doors()
         try:
-            with self._at_once():
+            with self._at_once(whole=True):  # as of the last micro-batch that is known to be committed
                 self._clock.sleep(min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S))
+                self._open_doors()
+            with self._at_once():
                 self._redo()
             self._connect()
         except Fenced:
@@ -200,12 +205,15 @@ class Worker:
         if self.pipeline is not None and self.pipeline.upkeep is not None:
             self.pipeline.upkeep.save(wait=True)
 
+    def hurry(self) -> None:
+        """From now on wait for the broker no more than it takes to leave: what could be trimmed is trimmed later."""
+        self._trims = False
+
     def save_last(self) -> None:
         """Write the last snapshot and wait for it, and ask the broker for nothing: it may be away while there is no time.
 
-        So the next start reads the journal from further back, and what could be trimmed is trimmed later.
+        So the next start reads the journal from further back.
         """
-        self._trims = False
         if self.pipeline is not None and self.pipeline.upkeep is not None:
             self.pipeline.upkeep.save(wait=True, look_up=False)
 
@@ -219,7 +227,8 @@ class Worker:
             log.warning("the journal was not trimmed", reason=str(error))
             return
         if self._settings.recovery.journal_keep == "snapshots" and offset and self.doors is not None:
-            trim(self.doors.past, self._journal, offset)
+            with self._at_once(whole=True):
+                trim(self.doors.past, self._journal, offset)
 
     def _close_doors(self) -> None:
         if self.doors is not None:

@@ -10,6 +10,7 @@ Time is counted in accepted events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 LEAST_FACTOR = 1.01
 """A learning rate raised by less than this is not raised any more."""
+
+
+Users = Callable[[str], float]
+
+
+def many(_signal: str) -> float:
+    """Return what is sure of any signal."""
+    return inf
 
 
 class Adaptation:
@@ -56,8 +65,11 @@ class Adaptation:
             return False
         return self._compared > 0 and self.events - since >= self._settings.champion_events
 
-    def react(self, detections: Sequence[Detection], users: float = inf) -> list[Detection]:
-        """Note what is to be done about alarms, raised on so many users; return all records, alarms with their actions."""
+    def react(self, detections: Sequence[Detection], users: Users = many) -> list[Detection]:
+        """Note what is to be done about alarms; return all records, alarms with their actions.
+
+        `users` tells of how many users the latest events are that a signal looks at.
+        """
         return [self._answer(found, users) if found.is_alarm else found for found in detections]
 
     def order(self, action: Action) -> None:
@@ -72,9 +84,9 @@ class Adaptation:
                 self.order(RETURNS[verdict.part])
         self.order("dismiss_champion")
 
-    def _answer(self, detection: Detection, users: float) -> Detection:
+    def _answer(self, detection: Detection, users: Users) -> Detection:
         rise = size(detection.signal, detection.before, detection.after)
-        wanted = respond(detection.signal, rise, self._settings, users)
+        wanted = respond(detection.signal, rise, self._settings, users(detection.signal))
         begun = [action for action in wanted if action not in self._due and self._is_rested(action)]
         if GUARDED.intersection(begun) and allowed("keep_champion", self._settings) and not self.guarded:
             self.order("keep_champion")

@@ -58,7 +58,8 @@ LEAST_HIT_RATE = 0.05
 
 LOSSES_OF_HITS = frozenset({"misses", "misses/known", "lost_hits"})
 SURELY_LOST, STANDARD_ERRORS, FEWEST_USERS = 0.5, 3.0, 2.0
-"""Of hits, so large a share must be lost with that certainty: few users who are hard to predict are no new world."""
+"""So large a share of the hits must be lost, so many standard errors off: few users who are hard to predict are no new
+world. A rule of thumb: the error of a share is none at 1, so nearly all hits of two users will do."""
 
 
 @dataclass(frozen=True, slots=True)

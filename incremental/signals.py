@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from incremental.drift import KNOWN_MISSES, LOST_HITS, UNKNOWN
+from incremental.drift import BLOCK_EVENTS, KNOWN_MISSES, LOST_HITS, SUDDEN_BLOCKS, UNKNOWN
 from incremental.outcomes import IGNORED, SCORED
 from incremental.quarantine import NOBODY
 from model.state import State
@@ -37,6 +37,8 @@ GAPS = 64
 LISTED = 10
 HALF_LIFE_EVENTS = 20_000.0
 NEARBY = 256
+SCORED_USERS, KNOWN_USERS = "scored_users", "known_users"
+SUDDEN_EVENTS = SUDDEN_BLOCKS * BLOCK_EVENTS
 PRIOR = 1.0
 """Added to every count of a distribution: what was never seen is strange, not impossible."""
 
@@ -65,6 +67,7 @@ class Signals:
         self._components = list(components)
         self._types, self._gaps = Surprise(types), Surprise(GAPS)
         self._nearby = Nearby()
+        self._latest = {SCORED_USERS: NOBODY, KNOWN_USERS: NOBODY}
 
     def values(
         self,
@@ -91,6 +94,8 @@ class Signals:
         }
         if OURS in outcomes.items:
             values |= _of_ours(outcomes.items[OURS], scored_B, known_B)
+        for name, seen_B in ((SCORED_USERS, scored_B), (KNOWN_USERS, scored_B & known_B)):
+            self._latest[name] = np.concatenate([self._latest[name], observed.user_B[seen_B]])[-SUDDEN_EVENTS:]
         for name in (OURS, *self._components):
             if name in outcomes.items:
                 signal = "log_loss" if name == OURS else f"log_loss/{name}"
@@ -101,20 +106,27 @@ class Signals:
             values["next_event_s/pinball"] = outcomes.times[OURS].pinball_B[scored_B]
         return values
 
-    @property
-    def users(self) -> float:
-        """About how many users the latest events are of."""
-        return self._nearby.effective()
+    def users(self, signal: str) -> float:
+        """Return about how many users the latest SUDDEN_EVENTS events are of, of those that a signal of misses looks at.
+
+        Users with equally many events that would be as varied: the inverse of Simpson's index (1949), at least 1.
+        """
+        users = self._latest[SCORED_USERS if signal == "misses" else KNOWN_USERS]
+        _, counts = np.unique(users, return_counts=True)
+        return float(len(users) ** 2 / np.square(counts).sum()) if len(counts) else 1.0
 
     def state(self) -> State:
         """Return both distributions and the latest users."""
         arrays = {"types": self._types.counts.copy(), "gaps": self._gaps.counts.copy()}
-        return State(arrays | {"users": self._nearby.users.copy()})
+        return State(arrays | {"users": self._nearby.users.copy()} | {n: u.copy() for n, u in self._latest.items()})
 
     def load(self, state: State) -> None:
         """Become what `state` holds."""
         self._types.counts, self._gaps.counts = state.arrays["types"].copy(), state.arrays["gaps"].copy()
         self._nearby.users = state.arrays["users"].copy()
+        self._latest = {
+            name: state.arrays.get(name, NOBODY).copy() for name in self._latest
+        }  # older snapshots have none
 
 
 def _of_ours(ours: ItemOutcomes, scored_B: Bool, known_B: Bool) -> dict[str, Float64]:
@@ -153,8 +165,3 @@ class Nearby:
         before_BN = sliding_window_view(users[:-1], NEARBY)
         share: Float64 = (before_BN == users[NEARBY:, None]).mean(axis=1)
         return share
-
-    def effective(self) -> float:
-        """Return how many users with equally many events were as varied: the inverse of Simpson's index (1949), at least 1."""
-        _, counts = np.unique(self.users, return_counts=True)
-        return float(len(self.users) ** 2 / np.square(counts).sum()) if len(counts) else 1.0

@@ -32,11 +32,11 @@ _LOOKUP_S = 30.0
 
 
 def require_topics(
-    kafka: KafkaSettings, names: Sequence[str], clock: Clock, right: str | None = None
+    kafka: KafkaSettings, names: Sequence[str], clock: Clock, rights: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, TopicInfo]:
     """Return what the broker says of the topics. Raises ConfigError that names every missing one and what to do.
 
-    Raises AccessError where this user has not the right, in Kafka's words such as WRITE, to one of them: better at once
+    Raises AccessError where this user has not a right, in Kafka's words such as WRITE, to one of its topics: better at once
     than with the first record for it, which may be days later. Where the broker does not tell rights nothing is refused.
     """
     with admin_client(kafka, clock) as admin:
@@ -48,9 +48,10 @@ def require_topics(
             f"no such topic: {listed}. Correct the name in the section topics of the settings, or create it with"
             f" `tidemill check --create` or:\n" + "\n".join(create_command(kafka, name) for name in missing)
         )
-    refused = [name for name in found if right and right not in (_rights(found[name]) or {right})]
-    if refused:
-        raise AccessError(f"this user has no right to {str(right).lower()} topic {', '.join(map(repr, refused))}")
+    for right, topics in (rights or {}).items():
+        refused = [name for name in topics if right not in (_rights(found[name]) or {right})]
+        if refused:
+            raise AccessError(f"this user has no right to {right.lower()} topic {', '.join(map(repr, refused))}")
     return {name: TopicInfo(name, len(topic["partitions"])) for name, topic in found.items()}
 
 

@@ -48,7 +48,8 @@ class KafkaSink:
         self._flush_s = 3 * settings.kafka.request_timeout_ms / 1000
         self._void: VoidStateError | None = None
         names = [topics.predictions, topics.dead_letters, topics.drift, topics.journal]
-        found = require_topics(settings.kafka, names, clock, "WRITE")
+        written = [name for name in names if name != topics.drift or settings.drift.enabled]
+        found = require_topics(settings.kafka, names, clock, {"WRITE": written})
         if found[topics.journal].partitions <= topics.journal_partition:
             raise ConfigError(no_such_journal_partition(settings, found[topics.journal].partitions))
         options = transactional_options if self._exactly_once else producer_options

@@ -26,12 +26,15 @@ from consumer.kafka_io import (
     check_group,
     committed_lag,
     read_last,
+    topic_rights,
 )
 from consumer.ports import Output
 from deploy.broker import LocalBroker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from consumer.settings import Settings
 
 ADMIN, USER = "admin", "worker"
 PASSWORDS = {ADMIN: "admin-secret", USER: "worker-secret"}
@@ -76,12 +79,28 @@ def allow(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOper
     admin = admin_of(broker)
     for future in admin.create_acls([AclBinding(*binding(kind, name, operation))]).values():
         future.result(30)
+    wait_for_right(broker, kind, name, operation, there=True)
 
 
 def take_back(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOperation) -> None:
     admin = admin_of(broker)
     for future in admin.delete_acls([AclBindingFilter(*binding(kind, name, operation))]).values():
         assert len(future.result(30)) == 1
+    wait_for_right(broker, kind, name, operation, there=False)
+
+
+def wait_for_right(broker: LocalBroker, kind: ResourceType, name: str, operation: AclOperation, *, there: bool) -> None:
+    """The broker follows its own log of rights: a moment later than the answer."""
+    if kind == ResourceType.TOPIC:
+        settings = make_settings(broker.bootstrap_servers, lambda _what: name, **login(USER))
+        wait_until(lambda: (operation.name in rights_to(settings, name)) is there)
+
+
+def rights_to(settings: Settings, name: str) -> frozenset[str]:
+    try:
+        return topic_rights(settings, [name]).get(name, frozenset())
+    except AccessError:
+        return frozenset()
 
 
 def test_a_wrong_password_is_told_before_the_deadline_and_never_shown(guarded, unique_name):

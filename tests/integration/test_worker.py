@@ -120,12 +120,13 @@ def test_sigterm_while_it_waits_for_a_broker_ends_well(bench):
         end(process)
 
 
-def test_sigterm_while_its_broker_is_away_ends_well_and_saves(tmp_path):
+@pytest.mark.parametrize("every_s", [3600.0, 3.0])
+def test_sigterm_while_its_broker_is_away_ends_well_and_saves(tmp_path, every_s):
     with LocalBroker() as broker:
         bench = Bench(broker.bootstrap_servers, tmp_path, "left-alone")
         bench.make_topics()
         bench.produce(bench.events(400))
-        process = bench.start(snapshot={"every_s": 3600.0, "redo_s": 3600.0})
+        process = bench.start(snapshot={"every_s": every_s, "redo_s": 3600.0})
         try:
             until(lambda: bench.committed() == {0: 400}, 60, "the last commit")
             broker.kill()

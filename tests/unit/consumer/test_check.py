@@ -175,8 +175,8 @@ def test_offsets_from_which_a_worker_would_not_go_on_are_told(cluster, monkeypat
     [
         (b'{"country":"at"}', "did you mean country?"),
         (b'{"shop":"s"}', "known are shop"),
-        (b"{}", "they have no features"),
-        (b'{"contry":[1]}', "its values are neither text nor whole numbers"),
+        (b"{}", "the latest have no features"),
+        (b'{"contry":[1]}', "its values are empty, or neither text, whole numbers nor booleans"),
         (b'{"contry":"at"}', None),
         (b'{"contry":1.0}', None),
     ],

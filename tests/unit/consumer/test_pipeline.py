@@ -443,7 +443,7 @@ def test_no_output_holds_a_null():
 
 def test_the_policy_is_told_of_how_many_users_an_alarm_is(monkeypatch):
     told = []
-    monkeypatch.setattr(Adaptation, "react", lambda _self, found, users: told.append(users) or found)
+    monkeypatch.setattr(Adaptation, "react", lambda _self, found, users: told.append(users("misses")) or found)
     stream = Stream(small_settings(drift={"warm_up_events": 0}))
     for number in range(64):
         stream.put(record_value(user_id=f"u{number % 4}", item_id=number % 9))

@@ -179,12 +179,13 @@ def test_a_stop_amid_a_recovery_does_not_wait_for_it_and_the_next_start_goes_on(
     with monkeypatch.context() as patched:
         if step == "redo":
             patched.setattr(Recovery, "redo", lambda self, *a: (too_late if self._parts.batch else redo)(self, *a))
-        else:  # it waits for its broker
+        else:  # it waits for its broker, and memory is whole
             patched.setattr(consumer.run, "KafkaSource", one_source(consumer.run.KafkaSource))
         with structlog.testing.capture_logs() as logs:
             summary = run_worker(world.settings)
     assert summary["events"] == 16
-    assert [line["event"] for line in logs][-2:] == [AMID, "stopping"]
+    assert (AMID in [line["event"] for line in logs]) is (step == "redo")
+    assert bool(snapshots_of(world).names()) is (step == "open")
     assert world.opened.count("source") == world.opened.count("source closed")
     run_worker(world.settings, TO_THE_END)
     assert [body["source"]["offset"] for body in world.stream.bodies()] == list(range(64))
@@ -208,10 +209,12 @@ def test_a_stop_amid_a_take_over_does_not_wait_for_it_and_the_next_start_goes_on
 
 def test_the_last_snapshot_asks_the_broker_for_nothing_and_the_next_start_goes_on_from_it(world, monkeypatch):
     world.stream.put_events(random_events(64))
+    stop_at_poll(world, 3)
     with monkeypatch.context() as patched:
         patched.setattr(Worker, "save_last", lambda self: (gone(patched), save_last(self)))
-        assert run_worker(world.settings, RunOptions(max_events=48))["events"] == 48
+        assert run_worker(world.settings)["events"] == 48
     assert snapshots_of(world).newest().batch == 3
+    world.told.on_poll = lambda: None
     with structlog.testing.capture_logs() as logs:
         run_worker(world.settings, TO_THE_END)
     (redone,) = [line["batches"] for line in logs if line["event"] == "journal redone"]
@@ -220,6 +223,61 @@ def test_the_last_snapshot_asks_the_broker_for_nothing_and_the_next_start_goes_o
 
 
 save_last = Worker.save_last
+
+
+def stop_at_poll(world, number):
+    """Send the signal in the poll of this number, counted from 1."""
+    left = [number]
+
+    def count():
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    world.told.on_poll = count
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_however_short_the_runs_are_the_journal_is_trimmed_and_not_read_again_and_again(world, stopped):
+    journal, ends = world.log.partitions("journal")[0], []
+    for number in range(6):
+        world.stream.put_events(random_events(16, seed=number))
+        ends.append(world.log.end(journal))
+        if stopped:
+            stop_at_poll(world, 2)
+        run_worker(world.settings, RunOptions(max_events=None if stopped else 16))
+    assert snapshots_of(world).newest().journal_offset >= ends[-1] - 1  # behind the entry is the end of its transaction
+    if not stopped:  # a stop leaves no time for it
+        assert world.log.start(journal) > 0
+
+
+def test_a_stop_before_a_take_over_has_begun_saves_what_was_redone(world):
+    world.stream.put_events(random_events(64))
+    world.stream.start()
+    world.stream.pipeline.step()
+    world.stream.pipeline.step()
+    world.stream.worker.close()  # without a snapshot: both are redone
+    stop_at_poll(world, 1)
+    run_worker(world.settings)
+    assert snapshots_of(world).newest().batch == 2
+
+
+@pytest.mark.parametrize("wait", ["bounds", "trim"])
+def test_a_stop_while_the_broker_is_asked_between_micro_batches_saves_and_ends(world, monkeypatch, wait):
+    world.stream.put_events(random_events(64))
+    settings = world.settings.model_copy(
+        update={"snapshot": world.settings.snapshot.model_copy(update={"redo_s": 1e-9, "keep": 1})}
+    )
+    real = getattr(MemoryPast, wait)
+
+    def hangs(self, *args):
+        return (too_late if len(world.log.records("predictions")) >= 32 else real)(self, *args)
+
+    monkeypatch.setattr(MemoryPast, wait, hangs)
+    with structlog.testing.capture_logs() as logs:
+        summary = run_worker(settings)
+    assert summary["events"] == 16 * snapshots_of(world).newest().batch
+    assert AMID not in [line["event"] for line in logs]
 
 
 def gone(patched):

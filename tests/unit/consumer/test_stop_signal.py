@@ -12,8 +12,9 @@ def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with StopSignal(1000.0) as stop:
-        with pytest.raises(Stopped), stop.at_once():
+        with pytest.raises(Stopped) as stopped, stop.at_once():
             os.kill(os.getpid(), signal.SIGTERM)
+        assert not stopped.value.whole
         timer = stop._timer
         assert stop.asked
         assert timer.interval == pytest.approx(900.0)
@@ -25,8 +26,17 @@ def test_the_signal_is_a_flag_once_the_loop_runs_and_ends_the_process_only_when_
     with StopSignal(1000.0) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
-        with pytest.raises(Stopped), stop.at_once():  # it was asked for before
+        with pytest.raises(Stopped) as stopped, stop.at_once():  # it was asked for before
             raise AssertionError("this must not be begun")
+        assert stopped.value.whole
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(True, True), (True, False), (False, True)])
+def test_memory_is_whole_where_all_that_is_under_way_leaves_it_so(outer, inner):
+    stop = StopSignal(1000.0)
+    with stop, pytest.raises(Stopped) as stopped, stop.at_once(whole=outer), stop.at_once(whole=inner):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.whole is (outer and inner)
 
 
 def test_what_runs_at_once_may_be_nested_and_the_loop_goes_on_behind_it():

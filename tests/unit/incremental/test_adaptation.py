@@ -48,8 +48,8 @@ def go_on(adaptation, events, windows=7):
 
 def test_what_few_users_lost_is_no_reason_to_act():
     few = Detection(500, "misses", "adwin", 0.8, 0.97)
-    assert Adaptation(SETTINGS).react([few], 6.0) == [few]
-    assert Adaptation(SETTINGS).react([few], 200.0)[0].action != OBSERVE
+    assert Adaptation(SETTINGS).react([few], lambda _signal: 6.0) == [few]
+    assert Adaptation(SETTINGS).react([few], lambda _signal: 200.0)[0].action != OBSERVE
 
 
 def test_without_an_alarm_nothing_is_done():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -89,13 +91,31 @@ def test_who_acts_is_the_same_wherever_micro_batches_begin_and_end(sizes):
 
 
 @pytest.mark.parametrize(
-    ("users", "effective"), [([], 1.0), ([7] * 300, 1.0), ([1, 2, 3, 4] * 100, 4.0), ([1] * 256 + [2, 3] * 128, 2.0)]
+    ("users", "effective"), [([], 1.0), ([7] * 300, 1.0), ([1, 2, 3, 4] * 100, 4.0), ([1] * 256 + [2, 3] * 96, 2.0)]
 )
-def test_how_many_users_the_latest_events_are_of(users, effective):
+def test_how_many_users_the_latest_events_of_a_signal_are_of(users, effective):
     signals = Signals([], 4)
-    assert signals.users == 1.0
-    signals._nearby.update(np.array(users, np.int64))
-    assert signals.users == pytest.approx(effective)
+    assert signals.users("misses") == signals.users("lost_hits") == 1.0
+    for start in range(0, len(users), 50):
+        saw(signals, users[start : start + 50], known=start >= 100)
+    assert signals.users("misses") == pytest.approx(effective)
+    assert signals.users("lost_hits") == signals.users("misses/known")
+    assert signals.users("lost_hits") == pytest.approx(effective)
+    saw(signals, [9] * 500, known=False)  # newcomers
+    assert signals.users("misses") == 1.0
+    assert signals.users("lost_hits") == pytest.approx(effective)
+    other = Signals([], 4)
+    other.load(signals.state())
+    assert (other.users("misses"), other.users("lost_hits")) == (1.0, pytest.approx(effective))
+
+
+def saw(signals, users, *, known):
+    """Let it see scored events of these users."""
+    count = len(users)
+    kinds, missed = np.full(count, SCORED, np.uint8), np.zeros(count)
+    observed = SimpleNamespace(kind_B=kinds, admitted_B=np.ones(count, bool), user_B=np.array(users, np.int64))
+    outcomes = SimpleNamespace(kind_B=kinds, items={}, types={}, times={})
+    signals.values(observed, outcomes, np.zeros(count, np.int64), missed, np.full(count, known))
 
 
 def test_a_worker_that_has_caught_up_alarms_about_nobody():
