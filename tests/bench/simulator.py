@@ -31,6 +31,7 @@ def simulate(events, seed, *, items=1500):
     draw = np.random.default_rng(seed)
     uniform, normal = draw.random((events, 6)), draw.standard_normal(events)
     user, item, kind, gap = walk(uniform, normal, follows, order, start, ACTIVE, VISITS, FOLLOW)
+    user += items  # nobody is an item: those who come later would be fewer and fewer of them
     return Log(user, item, np.array(TYPES)[kind], 1_700_000_000.0 + np.cumsum(gap), np.ones(events, bool))
 
 
