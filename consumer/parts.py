@@ -175,13 +175,11 @@ class Parts:
             segment_B=self._segments(considered.events),
         )
         learned = self.learner.learn(contexts, scored.scores, plan, left_out)
-        answered = self._answered(found) if plan.learn else found  # who does not learn does not act
+        # who does not learn does not act
+        answered = self.learner.adaptation.react(found, self.evaluation.signals.users) if plan.learn else found
         self.unsent = answered + verdicts_told(learned.verdicts, self.events)
         self.events += len(considered.events)
         return learned
-
-    def _answered(self, found: list[Detection]) -> list[Detection]:
-        return self.learner.adaptation.react(found, self.evaluation.signals.users)
 
     def _segments(self, events: Sequence[Event]) -> list[str | None]:
         feature = self.settings.drift.segment

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from structlog.testing import capture_logs
 from support import TOPIC, Stream, event, random_events, record_value, same_state, small_settings
 
-from consumer import parts as parts_module
 from consumer.errors import Fenced, LostPartitions, TooManyBadEvents, TransientError, UnknownOutcome
 from consumer.memory_io import Fault, MemoryLog, MemorySource
 from consumer.ports import TopicPartition
-from incremental.adaptation import Adaptation
 from incremental.drift import Detection
 from incremental.evaluation import Evaluation
 
@@ -439,38 +436,3 @@ def test_no_output_holds_a_null():
     for record in stream.log.records("predictions"):
         assert b"null" not in record.value
         assert orjson.loads(record.value)["batch"] > 0
-
-
-def test_the_policy_is_told_of_how_many_users_an_alarm_is(monkeypatch):
-    told = []
-    monkeypatch.setattr(Adaptation, "react", lambda _self, found, users: told.append(users("misses")) or found)
-    stream = Stream(small_settings(drift={"warm_up_events": 0}))
-    for number in range(64):
-        stream.put(record_value(user_id=f"u{number % 4}", item_id=number % 9))
-    stream.drain()
-    assert told[-1] == pytest.approx(4.0)
-
-
-@pytest.mark.parametrize(("asked", "seen", "told"), [("contry", 0, 1), ("contry", 7, 0), ("country", 0, 0)])
-def test_a_feature_for_segments_that_no_event_has_is_told_once(monkeypatch, asked, seen, told):
-    monkeypatch.setattr(parts_module, "UNSEEN_EVENTS", 32)
-    stream = Stream(small_settings(drift={"segment": asked}))
-    for number in range(96):
-        features = {"country": "at"} | ({"contry": "at"} if number < seen else {})
-        stream.put(record_value(user_id=f"u{number % 5}", item_id=number % 9, features=features))
-    with capture_logs() as lines:
-        stream.drain()
-    said = [line for line in lines if "drift.segment" in line["event"]]
-    assert [line["hint"] for line in said] == ["did you mean country?"] * told
-
-
-def test_segments_are_told_apart_by_a_mapped_feature():
-    settings = small_settings(drift={"warm_up_events": 0, "segment": "country", "segment_events": 8})
-    stream = Stream(settings)
-    for number in range(48):
-        country = ("at", "de", 7, None)[number % 4]
-        stream.put(record_value(user_id=f"u{number % 5}", item_id=number % 9, features={"country": country}))
-    stream.drain()
-    assert stream.parts.state().take("evaluation").values["segments"]["names"] == ["other", "de", "7", "at"]
-    for name in ("other", "de", "7", "at"):  # before the first detection in them
-        assert metric(stream, f'drift_detected_in_segment_total{{segment="{name}"}}') == 0.0
