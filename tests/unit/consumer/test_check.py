@@ -120,6 +120,13 @@ def test_create_makes_them_with_the_partitions_of_the_input(cluster):
     assert "topic 'drift': created" in report.render()
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_drift_records_need_a_right_only_where_there_are_any(cluster, enabled):
+    cluster.rights["drift"] = frozenset({"DESCRIBE"})
+    report = module.check(Settings.model_validate({"drift": {"enabled": enabled}}), 0, clock=ManualClock())
+    assert report.exit_code == (77 if enabled else 0)
+
+
 def test_a_missing_right_fails(cluster):
     cluster.rights["predictions"] = frozenset({"READ"})
     cluster.rights["events"] = frozenset({"WRITE"})

@@ -35,12 +35,19 @@ class Future:
         raise self.exception
 
 
+ALL_OUTPUTS = {"predictions", "dead-letters", "drift", "journal"}
+
+
 class Producer:
     """Notes its calls; `errors` are raised by the call of that name, `failed` are the errors of records by number."""
 
     def __init__(self):
         self.calls, self.errors, self.failed = [], {}, {}
-        self.sent = 0
+        self.sent, self.rights = 0, {}
+
+    def require_topics(self, _kafka, names, _clock, rights):
+        self.rights = rights
+        return {name: TopicInfo(name, 1) for name in names}
 
     def partitions_for(self, _topic):
         return {0, 1}
@@ -66,10 +73,14 @@ def producer(monkeypatch):
     monkeypatch.setattr(module, "admin_client", lambda *_args: nullcontext(producer))
     monkeypatch.setattr(module, "find_hanging", lambda *_args: producer._called("find_hanging"))
     monkeypatch.setattr(module, "end_hanging", lambda *_args: producer._called("end_hanging"))
-    monkeypatch.setattr(
-        module, "require_topics", lambda _kafka, names, _clock, _right: {name: TopicInfo(name, 1) for name in names}
-    )
+    monkeypatch.setattr(module, "require_topics", producer.require_topics)
     return producer
+
+
+@pytest.mark.parametrize(("enabled", "written"), [(True, ALL_OUTPUTS), (False, ALL_OUTPUTS - {"drift"})])
+def test_only_what_is_written_needs_the_right_to_write(producer, enabled, written):
+    module.KafkaSink(Settings.model_validate({"drift": {"enabled": enabled}}), ManualClock())
+    assert {right: set(topics) for right, topics in producer.rights.items()} == {"WRITE": written}
 
 
 @pytest.fixture

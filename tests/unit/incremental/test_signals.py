@@ -107,6 +107,10 @@ def test_how_many_users_the_latest_events_of_a_signal_are_of(users, effective):
     other = Signals([], 4)
     other.load(signals.state())
     assert (other.users("misses"), other.users("lost_hits")) == (1.0, pytest.approx(effective))
+    older = signals.state()
+    del older.arrays["scored_users"], older.arrays["known_users"]
+    other.load(older)
+    assert other.users("misses") == other.users("lost_hits") == 1.0  # nothing is sure until they are seen again
 
 
 def saw(signals, users, *, known):
